@@ -1,0 +1,281 @@
+"""URL -> one tuned SQLAlchemy engine that Optuna and igkd share; the schema is made under a lock.
+
+Untuned, workers of one study run queued trials twice on SQLite (a reader becomes a writer too
+late), die creating the same tables, and exhaust Postgres' connections. All engines come from here.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import Column, event
+
+from igkd_search.errors import StorageError
+
+SCHEMA_VERSION = 1
+_LOCK_KEY = 0x69676B64
+_ALLOWED = "sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+_INSERT_STUDY = sa.text(
+    "INSERT INTO igkd_studies (study_name, question, trials, facts, created)"
+    " VALUES (:name, :question, :trials, '{}', :created) ON CONFLICT DO NOTHING"
+)
+
+metadata = sa.MetaData()
+schema = sa.Table("igkd_schema", metadata, Column("version", sa.Integer, primary_key=True))
+studies = sa.Table(
+    "igkd_studies",
+    metadata,
+    Column("study_name", sa.String(512), primary_key=True),
+    Column("question", sa.Text, nullable=False),
+    Column("trials", sa.Integer, nullable=False),
+    Column("facts", sa.Text, nullable=False),
+    Column("created", sa.String(64), nullable=False),
+)
+slots = sa.Table(
+    "igkd_slots",
+    metadata,
+    Column("study_name", sa.String(512), primary_key=True),
+    Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+    Column("state", sa.String(16), nullable=False, server_default="open"),  # open, leased, done
+    Column("attempt", sa.Integer, nullable=False, server_default="0"),  # 0 until the first claim
+    Column("owner", sa.String(32)),
+    Column("host", sa.String(256)),
+    Column("pid", sa.Integer),
+    Column("process_started", sa.String(64)),
+    Column("boot_id", sa.String(128)),
+    Column("counter", sa.BigInteger, nullable=False, server_default="0"),
+    Column("trial_number", sa.Integer),
+    Column("outcome", sa.Text),
+)
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One study as stored: its question, its budget, and what has been found out about it."""
+
+    name: str
+    question: dict[str, Any]
+    trials: int
+    facts: dict[str, Any]
+    created: str
+
+
+@dataclass(frozen=True)
+class Database:
+    """An open database; `storage` is for Optuna, `engine` is that same storage's engine."""
+
+    url: str = field(repr=False)
+    storage: RDBStorage = field(repr=False)
+
+    @property
+    def engine(self) -> sa.Engine:
+        return self.storage.engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """All or nothing; raises StorageError in one line when the database is lost or locked."""
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            raise _unreachable(self.url, error) from error
+
+    def close(self) -> None:
+        """Give the connections back; a closed database opens new ones when used again."""
+        self.storage.remove_session()
+        self.engine.dispose()
+
+    def write_study(self, name: str, question: dict[str, Any], trials: int) -> None:
+        """Insert the study; an existing study of this name stays as it is."""
+        created = datetime.now(UTC).isoformat()
+        row = {"name": name, "question": json.dumps(question), "trials": trials, "created": created}
+        with self.transaction() as connection:
+            connection.execute(_INSERT_STUDY, row)
+
+    def read_study(self, name: str) -> StudyRow | None:
+        """The study of exactly this name (case counts), or None."""
+        with self.transaction() as connection:
+            row = connection.execute(sa.select(studies).where(studies.c.study_name == name)).first()
+        if row is None:
+            return None
+        question, facts = json.loads(row.question), json.loads(row.facts)
+        return StudyRow(row.study_name, question, row.trials, facts, row.created)
+
+    def update_facts(self, name: str, **facts: Any) -> None:
+        """Merge facts into the study's JSON; raises StorageError for an unknown study."""
+        mine = studies.c.study_name == name
+        with self.transaction() as connection:
+            stored = connection.scalar(sa.select(studies.c.facts).where(mine).with_for_update())
+            if stored is None:
+                raise unknown_study(self.url, name)
+            merged = json.dumps(json.loads(stored) | facts)
+            connection.execute(sa.update(studies).where(mine).values(facts=merged))
+
+    def set_question(self, name: str, question: dict[str, Any]) -> None:
+        """Replace the study's question; raises StorageError for an unknown study."""
+        change = sa.update(studies).where(studies.c.study_name == name)
+        with self.transaction() as connection:
+            if connection.execute(change.values(question=json.dumps(question))).rowcount != 1:
+                raise unknown_study(self.url, name)
+
+    def study_names(self) -> list[str]:
+        """Names of all studies, sorted."""
+        with self.transaction() as connection:
+            return sorted(connection.scalars(sa.select(studies.c.study_name)))
+
+
+def connect(url: str, *, read_only: bool = False) -> Database:
+    """Open the database at `url`, creating folder, file and tables unless `read_only`.
+
+    A read-only database never waits for a writer and cannot write. Raises StorageError for a URL
+    of another kind, a place that cannot be used, a missing database (read-only) or another schema.
+    """
+    file, options = _file(url), _engine_options(url)
+    try:
+        if file is not None and not read_only:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if file is not None and read_only and not file.exists():
+            raise _no_database(str(file))
+        setup = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options["connect_args"])
+        version = _schema_version(setup)
+        if version is None:
+            if read_only:
+                raise _no_database(masked(url))
+            version = _create_schema(setup, url, file)
+        if version != SCHEMA_VERSION:
+            raise StorageError(
+                f"the database at {masked(url)} has igkd schema {version}, this igkd-search reads"
+                f" schema {SCHEMA_VERSION}: use the igkd-search that wrote it, or another --storage"
+            )
+        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
+    except (sa.exc.SQLAlchemyError, StorageInternalError, OSError, RuntimeError) as error:
+        raise _unreachable(url, error) from error
+    _tune(storage.engine, read_only)
+    return Database(url, storage)
+
+
+def masked(url: str) -> str:
+    """The URL with its passwords as ***; works on URLs that cannot be parsed as well."""
+    hidden = re.sub(r"(://[^:/?#@]*:).*@", r"\1***@", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", hidden)
+
+
+def unknown_study(url: str, name: str) -> StorageError:
+    """The error for a study that the database does not hold."""
+    return StorageError(f"no study {name!r} at {masked(url)}: start it with 'igkd run STUDY'")
+
+
+def _no_database(place: str) -> StorageError:
+    return StorageError(f"no database at {place}: start a search first with 'igkd run STUDY'")
+
+
+def _unreachable(url: str, error: BaseException) -> StorageError:
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+    return StorageError(f"cannot use the database at {masked(url)}: {' '.join(reason[:1])}")
+
+
+def _file(url: str) -> Path | None:
+    """The SQLite file, or None for Postgres; raises StorageError for everything else."""
+    bare = re.match(r"postgres(?:ql)?://", url)
+    if bare:
+        typed = "postgresql+psycopg://" + masked(url)[bare.end() :]
+        raise StorageError(f"storage URL {masked(url)}: type {typed} instead")
+    try:
+        address = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        # Without a scheme nothing tells which part is a password, so the text is not repeated.
+        raise StorageError(f"the storage URL cannot be read: must be {_ALLOWED}") from error
+    if address.drivername == "postgresql+psycopg":
+        return None
+    if address.drivername != "sqlite":
+        found = address.drivername
+        raise StorageError(f"storage URL {masked(url)}: {found!r} found, must be {_ALLOWED}")
+    if not address.database or address.database.startswith((":memory:", "file:")):
+        raise StorageError(f"storage URL {url}: no file that workers can share, type {_ALLOWED}")
+    if Path(address.database).is_dir():
+        raise StorageError(f"storage URL {url}: that is a folder, name a file in it")
+    return Path(address.database)
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    if url.startswith("sqlite"):
+        # Without a driver-level isolation the driver opens no transactions of its own: _tune does.
+        return {"connect_args": {"timeout": 60, "isolation_level": None}}
+    wanted = {
+        "application_name": "igkd-search",
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "prepare_threshold": None,  # a pooler hands the next transaction to another session
+    }
+    typed = sa.make_url(url).query
+    arguments = {key: value for key, value in wanted.items() if key not in typed}
+    # A worker and its lease renewal need two connections at times, and Postgres has few to give.
+    pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2}
+    return {**pool, "connect_args": arguments}
+
+
+def _tune(engine: sa.Engine, read_only: bool) -> None:
+    """Attach transactions and pragmas; after Optuna's own opening, which nests two connections."""
+    on_sqlite = engine.dialect.name == "sqlite"
+    begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+    if not on_sqlite:
+        begin = "SET TRANSACTION READ ONLY" if read_only else ""
+
+    def set_pragmas(driver_connection: Any, _record: Any) -> None:
+        driver_connection.execute("PRAGMA synchronous=NORMAL")
+        driver_connection.execute(f"PRAGMA query_only={int(read_only)}")
+
+    def open_transaction(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    if on_sqlite:
+        event.listen(engine, "connect", set_pragmas)
+    if begin:
+        event.listen(engine, "begin", open_transaction)
+    engine.dispose()  # connections opened before the events would never see them
+
+
+def _schema_version(engine: sa.Engine) -> int | None:
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table(schema.name):
+            return None
+        return connection.scalar(sa.select(schema.c.version))
+
+
+def _create_schema(setup: sa.Engine, url: str, file: Path | None) -> int:
+    """Make Optuna's tables, then ours, the version last: its presence says that all is there."""
+    with _creation_lock(setup, file):
+        version = _schema_version(setup)
+        if version is not None:
+            return version
+        options = {"poolclass": sa.NullPool, "connect_args": _engine_options(url)["connect_args"]}
+        RDBStorage(url, engine_kwargs=options)
+        with setup.begin() as connection:
+            metadata.create_all(connection)
+            connection.execute(sa.insert(schema).values(version=SCHEMA_VERSION))
+    return SCHEMA_VERSION
+
+
+@contextmanager
+def _creation_lock(setup: sa.Engine, file: Path | None) -> Iterator[None]:
+    if file is not None:
+        with FileLock(f"{file}.lock", timeout=120), setup.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            yield
+        return
+    # Held by a transaction: a session's lock would be lost or leaked behind a pooler.
+    with setup.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+        yield

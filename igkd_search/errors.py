@@ -1,0 +1,48 @@
+"""The error tree: everything that a user can mend has a class here; bugs are plain Python errors.
+
+    IgkdError
+    ├── StudyError       a study file, an exported file or an option is wrong
+    ├── DataError        a data source is missing, misshapen or mislabelled
+    ├── MaterialError    a teacher, bank or latency table cannot be built, read or trusted
+    ├── StorageError     the home folder or the database cannot be reached, read or written
+    │   └── LeaseLost    another worker owns this slot now; whatever this one still holds is void
+    └── TrialError       one trial failed; carries the cause, and the search goes on
+
+A message says where, what was found, what is allowed and what to type.
+"""
+
+from typing import Literal
+
+Cause = Literal["diverged", "out_of_memory", "bug"]
+
+
+class IgkdError(Exception):
+    """Root of all errors that are the user's to mend; the command line prints one red line."""
+
+
+class StudyError(IgkdError):
+    """A study file, an exported file or an option is wrong, or a study's question changed."""
+
+
+class DataError(IgkdError):
+    """A data source is missing, misshapen or mislabelled."""
+
+
+class MaterialError(IgkdError):
+    """A teacher, a bank or a latency table cannot be built, read or trusted."""
+
+
+class StorageError(IgkdError):
+    """The home folder or the database cannot be reached, read or written."""
+
+
+class LeaseLost(StorageError):
+    """Another worker owns this slot now; this one must stop without writing."""
+
+
+class TrialError(IgkdError):
+    """One trial failed by its own fault; `cause` says which kind, the search goes on."""
+
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(f"{cause}: {message}")
+        self.cause: Cause = cause

@@ -1,0 +1,141 @@
+"""The winning trial -> a complete TOML file with provenance, and its teacher beside it.
+
+The file needs no database: data, teacher, overlays, every field of the configuration, and where it
+comes from. `igkd train` reads it, and checks an edited one like a study file.
+"""
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from igkd_search import database, results, spec, vault
+from igkd_search.errors import MaterialError, StudyError
+
+_PACKAGES = ("igkd-search", "torch", "torchvision", "captum", "optuna", "onnxruntime", "numpy")
+_COMMENTS = {
+    "data": "the search read the fit rows of the training part; final training reads all of it",
+    "teacher": "read from the file beside this one; its recipe is kept to train it again",
+    "overlays": "Integrated Gradients maps, as in the search",
+    "materials": "how soft targets were obtained",
+    "trial": "the configuration, complete",
+    "provenance": "where it comes from; validation_accuracy flatters the best of many trials",
+}
+
+
+def export(
+    base: database.Database, name: str, output: Path, home: Path, trial: int | None = None
+) -> spec.Exported:
+    """Write the winner or one trial to `output`, and `<stem>.teacher.safetensors` beside it.
+
+    StudyError when there is no such trial or none has completed; MaterialError when the teacher's
+    file under `home` is gone or is another one.
+    """
+    row = _chosen(base, name, trial)
+    record = base.read_study(name)
+    assert record is not None
+    study = spec.Study.model_validate(record.question)
+    teacher_file = output.with_name(f"{output.stem}.teacher.safetensors")
+    weights = _teacher_bytes(record.facts, home, name)
+    chosen = study.trial.model_copy(update=row.parameters)
+    teacher = study.teacher.model_copy(
+        update={
+            "checkpoint": teacher_file.name,
+            "checkpoint_sha256": record.facts["fingerprints"]["teacher"],
+        }
+    )
+    exported = spec.Exported(
+        schema_version=1,
+        data=study.data,
+        teacher=teacher,
+        overlays=study.overlays,
+        materials=study.materials.model_copy(update={"targets": record.facts["targets"]}),
+        trial=chosen,
+        provenance=_provenance(name, row, record.facts),
+    )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{output.parent}: cannot be made: {error}") from error
+    vault.write_whole(teacher_file, weights)
+    vault.write_whole(output, _document(exported, row).encode())
+    return exported
+
+
+def _chosen(base: database.Database, name: str, trial: int | None) -> results.Row:
+    study = results.open_study(base, name)
+    if trial is None:
+        winner = results.best(study)
+        if winner is None:
+            raise StudyError(
+                f"study '{name}': no trial is complete yet; go on with 'igkd run {name}'"
+            )
+        return winner
+    found = [row for row in results.rows(study) if row.number == trial]
+    if not found or found[0].state != "complete":
+        complete = [str(row.number) for row in results.rows(study) if row.state == "complete"]
+        state = found[0].state if found else "absent"
+        raise StudyError(
+            f"study '{name}': trial {trial} is {state}; complete are: "
+            f"{', '.join(complete) or 'none'}"
+        )
+    return found[0]
+
+
+def _teacher_bytes(facts: dict[str, Any], home: Path, name: str) -> bytes:
+    path: Path = home / facts["teacher_file"]  # an absolute path stands for itself
+    if not path.is_file():
+        raise MaterialError(
+            f"{path}: the teacher of study '{name}' is not there; give the --home it was trained "
+            f"in, or train it again with 'igkd prepare {name}'"
+        )
+    if vault.file_digest(path) != facts["fingerprints"]["teacher"]:
+        raise MaterialError(
+            f"{path}: not the teacher that study '{name}' began with; train it again with "
+            f"'igkd prepare {name}'"
+        )
+    return path.read_bytes()
+
+
+def _provenance(name: str, row: results.Row, facts: dict[str, Any]) -> spec.Provenance:
+    assert row.slot is not None and row.seed is not None and row.accuracy is not None
+    table = facts["latency"]
+    return spec.Provenance(
+        study=name,
+        trial=row.number,
+        slot=row.slot,
+        seed=row.seed,
+        validation_accuracy=row.accuracy,
+        exported=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprints=facts["fingerprints"],
+        versions={package: version(package) for package in _PACKAGES},
+        latency={
+            engine: {
+                "teacher": table["teacher"][engine]["median_ms"],
+                "student": table[row.attributes["architecture"]][engine]["median_ms"],
+            }
+            for engine in ("onnxruntime", "pytorch")
+        },
+    )
+
+
+def _document(exported: spec.Exported, row: results.Row) -> str:
+    document = tomlkit.document()
+    document.add(tomlkit.comment(f"The configuration of trial {row.number}, ready to be trained:"))
+    document.add(tomlkit.comment("igkd train THIS_FILE -o final/"))
+    document.add("schema_version", tomlkit.item(exported.schema_version))
+    for name, section in exported.model_dump(mode="json", exclude={"schema_version"}).items():
+        table = tomlkit.table()
+        table.comment(_COMMENTS[name])
+        for key, value in section.items():
+            if value is None:
+                continue  # TOML has no null: absent means the default
+            item = tomlkit.item(value)
+            if name == "trial" and key in row.parameters:
+                item.comment("searched")
+            table.add(key, item)
+        document.add(tomlkit.nl())
+        document.add(name, table)
+    return tomlkit.dumps(document)

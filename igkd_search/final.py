@@ -1,0 +1,180 @@
+"""Final training from an exported file: train and validation rows, the test set read once a model.
+
+Resumable: a finished folder is not trained again, and its test set is not read again. The shipped
+student is that of the first seed, fixed before training, for any later choice would be a selection
+on the test set.
+"""
+
+import json
+import logging
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from igkd_search import (
+    augment,
+    console,
+    datasets,
+    fitting,
+    latency,
+    materials,
+    models,
+    spec,
+    training,
+    vault,
+)
+from igkd_search.errors import StudyError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all seeds of a final training share."""
+
+    exported: spec.Exported
+    shared: materials.Materials
+    stock: training.Stock
+    rows: Tensor
+    """Every row of the training part: fit and validation."""
+    folder: Path
+
+
+def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> dict[str, Any]:
+    """Train `seeds` students, evaluate each once on the test set, write everything to `folder`.
+
+    Writes student.safetensors (first seed) and result.json; returns the latter. StudyError when the
+    folder holds the result of another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = spec.fingerprint([exported.model_dump(mode="json", exclude={"provenance"}), seeds])
+    known = _finished(folder, asked)
+    if known is not None:
+        return known
+    bench = _bench(exported, folder, home)
+    students = [_train_seed(bench, index, seeds) for index in range(seeds)]
+    # only now, with every model finished, is the test set opened, and the reading counted
+    data, reads = bench.shared.data, _count_read(folder)
+    test = datasets.load_test(exported.data, home / "data", data.classes)
+    images, labels = _normalised(test, bench.stock.reader)
+    accuracies = [_accuracy(student, images, labels) for student in students]
+    result: dict[str, Any] = {
+        "asked": asked,
+        "configuration": exported.model_dump(mode="json"),
+        "test": {"images": len(labels), "reads": reads},
+        "teacher": {
+            "accuracy": fitting.evaluate(bench.shared.teacher.network, images, labels)[0],
+            **bench.shared.latency["teacher"].as_dict(),
+        },
+        "student": {
+            "accuracy": _spread(accuracies),
+            "seeds": [
+                {"seed": final_seed(exported, index), "accuracy": accuracy}
+                for index, accuracy in enumerate(accuracies)
+            ],
+            **_student_figures(bench),
+        },
+        "machine": latency.machine(),
+    }
+    weights = {key: value.contiguous().cpu() for key, value in students[0].state_dict().items()}
+    vault.write_whole(folder / "student.safetensors", save(weights))
+    vault.write_whole(folder / "result.json", json.dumps(result, indent=2).encode())
+    return result
+
+
+def final_seed(exported: spec.Exported, index: int) -> int:
+    """The seed of the index-th final student, independent of the trial's."""
+    return spec.trial_seed(exported.provenance.seed, index, "final")
+
+
+def _finished(folder: Path, asked: str) -> dict[str, Any] | None:
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_bytes())
+    if result["asked"] != asked:
+        raise StudyError(
+            f"{path}: the result of another configuration or number of seeds; give an empty folder "
+            "with -o, or remove this one"
+        )
+    log.info("%s: finished already; the test set is not read again", folder)
+    return result
+
+
+def _count_read(folder: Path) -> int:
+    """One more reading of the test set; 1 unless a run was killed between reading and writing."""
+    path = folder / "test_reads.json"
+    reads = 1 + (int(json.loads(path.read_bytes())) if path.exists() else 0)
+    vault.write_whole(path, json.dumps(reads).encode())
+    return reads
+
+
+def _bench(exported: spec.Exported, folder: Path, home: Path) -> _Bench:
+    device = fitting.default_device()
+    shared = materials.prepare(exported, home, device)
+    _warn_of_other_data(exported.provenance.fingerprints, shared.fingerprints)
+    stock = training.Stock.of(shared, exported, device)
+    rows = torch.arange(len(shared.data.labels), device=device)
+    return _Bench(exported, shared, stock, rows, folder)
+
+
+def _warn_of_other_data(stated: Mapping[str, str], found: Mapping[str, str]) -> None:
+    for name, digest in stated.items():
+        if found[name] != digest:
+            log.warning(
+                "the %s are not those of the search (sha256 %s, now %s)",
+                name,
+                digest[:12],
+                found[name][:12],
+            )
+
+
+def _train_seed(bench: _Bench, index: int, seeds: int) -> nn.Module:
+    config, seed = bench.exported.trial, final_seed(bench.exported, index)
+    checkpoints = bench.folder / "checkpoints" / f"seed-{index}"
+    student = training.build(config, bench.stock, seed)
+    epochs = fitting.fit(
+        student,
+        training.Distillation(config, bench.stock, bench.rows),
+        config,
+        seed,
+        bench.rows.device,
+        save_to=checkpoints,
+        resume_from=fitting.newest_checkpoint(checkpoints),
+    )
+    name = "student" if seeds == 1 else f"student {index + 1}/{seeds}"
+    with console.stage(name, config.epochs, "epochs") as stage:
+        for record in epochs:
+            stage.advance(note=f"loss {record.loss:.3f}")
+    return student.eval()
+
+
+def _normalised(test: datasets.Part, reader: augment.Reader) -> tuple[Tensor, Tensor]:
+    device = reader.mean.device
+    pixels = torch.tensor(np.asarray(test[0])).to(device)
+    unit = pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
+    return augment.normalise(unit, reader.mean, reader.sd), torch.tensor(test[1]).to(device)
+
+
+def _accuracy(student: nn.Module, images: Tensor, labels: Tensor) -> float:
+    return fitting.evaluate(student, images, labels)[0]
+
+
+def _student_figures(bench: _Bench) -> dict[str, Any]:
+    trial = bench.exported.trial
+    name = models.Architecture(bench.stock.architecture, trial.removed_blocks, trial.width).name
+    figures, teacher = bench.shared.latency[name], bench.shared.latency["teacher"]
+    compression = teacher.parameters / figures.parameters
+    return {"architecture": name, "compression": compression, **figures.as_dict()}
+
+
+def _spread(values: list[float]) -> dict[str, float | int | None]:
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "n": len(values)}

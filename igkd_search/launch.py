@@ -1,0 +1,115 @@
+"""Start a search: prepare its materials, bring it into the database, run workers."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from igkd_search import (
+    database,
+    datasets,
+    fitting,
+    materials,
+    models,
+    registry,
+    spec,
+    training,
+    worker,
+)
+from igkd_search.errors import StudyError
+
+log = logging.getLogger(__name__)
+
+
+def check(study: spec.Study, home: Path) -> None:
+    """Everything that can be wrong with a question, before anything is written.
+
+    StudyError when no block is left of a student; DataError when the arrays are not as they must
+    be.
+    """
+    materials.check(study)
+    if study.data.source == "arrays":
+        datasets.load(study.data, home / "data")
+
+
+def search(
+    base: database.Database, study: spec.Study, home: Path, trials: int | None = None
+) -> None:
+    """Prepare what is missing, then run one worker in this process until the budget is spent."""
+    began = time.monotonic()
+    device = fitting.default_device()
+    shared = prepare(base, study, home, trials)
+    stock = training.Stock.of(shared, study, device)
+
+    def train(
+        config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
+    ) -> Iterator[training.EpochResult]:
+        return training.train(config, stock, seed, save_to=save_to, resume_from=resume_from)
+
+    try:
+        worker.Worker(
+            study, base, home / "checkpoints", train, describe(study, shared, str(device))
+        ).run()
+    finally:
+        spend(base, study.name, time.monotonic() - began)
+
+
+def prepare(
+    base: database.Database, study: spec.Study, home: Path, trials: int | None = None
+) -> materials.Materials:
+    """Build the materials, then write the study and what they are into the database.
+
+    StudyError when the question or the materials are others than when the study began. The study is
+    written after its materials, so that a file whose teacher fails can still be changed.
+    """
+    registry.check_question(base, study)
+    shared = materials.prepare(study, home, fitting.default_device())
+    registry.register(base, study, trials)
+    record = base.read_study(study.name)
+    assert record is not None
+    known, found = record.facts.get("fingerprints", {}), shared.fingerprints
+    for name in ("data", "teacher"):
+        if known.get(name, found[name]) != found[name]:
+            raise StudyError(
+                f"study '{study.name}' began with another {name} (sha256 {known[name][:12]}, now "
+                f"{found[name][:12]}): its trials cannot be compared; restore it, or give the "
+                "study another name"
+            )
+    teacher_file = str(shared.teacher.weights)
+    if shared.teacher.weights.is_relative_to(home):
+        teacher_file = str(shared.teacher.weights.relative_to(home))
+    facts = {**shared.facts(), **_stable(record.facts), "teacher_file": teacher_file}
+    base.update_facts(study.name, **facts)
+    return shared
+
+
+def _stable(facts: Mapping[str, object]) -> dict[str, object]:
+    # law 11: the figure of an architecture is measured once and kept
+    return {name: facts[name] for name in ("latency", "machine") if name in facts}
+
+
+def describe(study: spec.Study, shared: materials.Materials, device: str) -> worker.Describe:
+    """What each trial carries about its student: architecture, latency, size."""
+    teacher = shared.latency["teacher"]
+
+    def of(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
+        name = models.Architecture(
+            study.teacher.architecture, config.removed_blocks, config.width
+        ).name
+        student = shared.latency[name]
+        return {
+            "architecture": name,
+            "parameters": student.parameters,
+            "compression": round(teacher.parameters / student.parameters, 4),
+            "latency_ms": student.timing.onnxruntime.median_ms,
+            "device": device,
+        }
+
+    return of
+
+
+def spend(base: database.Database, name: str, seconds: float) -> None:
+    """Add wall-clock seconds to what a study has taken so far."""
+    record = base.read_study(name)
+    if record is not None:
+        base.update_facts(name, seconds=round(record.facts.get("seconds", 0.0) + seconds, 1))

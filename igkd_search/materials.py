@@ -1,0 +1,205 @@
+"""What all trials of a study share: data, teacher, soft targets, overlay maps, latency table.
+
+Everything is built once, addressed by its inputs, and proven to be about the right images: after a
+build, and when a bank is first opened, rows are compared with the live teacher, so a permuted bank
+never reaches a trial. A killed build goes on where it stopped.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from igkd_search import (
+    banks,
+    console,
+    datasets,
+    latency,
+    models,
+    onnx_export,
+    spec,
+    teacher,
+    vault,
+)
+
+log = logging.getLogger(__name__)
+
+_BANK_VERSION = 1  # raise when the same inputs would give other numbers
+_SAMPLE = 64  # rows compared with the live teacher
+_MAP_SAMPLE = 8
+_MAP_CORRELATION = 0.99
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One architecture's figures: what it costs and how long one image takes (Timing)."""
+
+    parameters: int
+    macs: int
+    timing: latency.Timing
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"parameters": self.parameters, "macs": self.macs, **self.timing.as_dict()}
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a trial reads. Row i of `targets` and of `maps` is image i of `data`.
+
+    targets fp16 (N, views, classes), or None when the teacher answers live; maps uint8 (N, H, W),
+    what the overlay shows after its control; latency maps an architecture's name, or "teacher", to
+    figures.
+    """
+
+    data: datasets.Dataset
+    teacher: teacher.Teacher
+    targets: NDArray[np.float16] | None
+    maps: NDArray[np.uint8]
+    latency: Mapping[str, Latency]
+    fingerprints: Mapping[str, str]
+    completeness_gap: float
+    """What the steps leave out of the attributions, as a share; see banks.overlay_maps."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a study remembers of its materials, as plain JSON."""
+        return {
+            "teacher_accuracy": self.teacher.accuracy,
+            "latency": {name: row.as_dict() for name, row in self.latency.items()},
+            "machine": latency.machine(),
+            "fingerprints": dict(self.fingerprints),
+            "targets": "live" if self.targets is None else "bank",
+            "completeness_gap": self.completeness_gap,
+            "rows": {
+                "fit": len(self.data.fit_rows),
+                "validation": len(self.data.validation_rows),
+                "classes": self.data.classes,
+                "image_shape": list(self.data.image_shape),
+            },
+        }
+
+
+def architectures(study: spec.Run) -> list[models.Architecture]:
+    """Every student the space can ask for, in order."""
+    return [
+        models.Architecture(study.teacher.architecture, removed_blocks, width)
+        for removed_blocks in study.values_of("removed_blocks")
+        for width in study.values_of("width")
+    ]
+
+
+def check(study: spec.Run) -> None:
+    """What needs torch to be known, before anything is written: each student has a block left."""
+    for architecture in architectures(study):
+        models.check_removed_blocks(architecture)
+
+
+def prepare(
+    study: spec.Run, home: Path, device: torch.device, data: datasets.Dataset | None = None
+) -> Materials:
+    """Build or find everything that the trials of a study share, under `home`.
+
+    StudyError, DataError or MaterialError say what is wrong; finished parts are kept.
+    """
+    check(study)
+    data = data if data is not None else datasets.load(study.data, home / "data")
+    store = vault.Vault(home / "vault")
+    master = teacher.obtain(study.teacher, data, store, device)
+    maps, gap, maps_digest = banks.overlay_maps(
+        study.overlays, data, master.network, master.digest, store, device
+    )
+    if use_bank(study, data):
+        targets, targets_digest = banks.logits(data, master.network, master.digest, store, device)
+    else:
+        targets, targets_digest = None, "live"
+        console.settle("targets", "live teacher")
+    table = _latency_table(study, data, store)
+    fingerprints = {
+        "data": data.fingerprint,
+        "teacher": master.digest,
+        "targets": targets_digest,
+        "overlays": maps_digest,
+    }
+    controlled = banks.apply_control(maps, study.overlays.control, study.data.seed)
+    return Materials(data, master, targets, controlled, table, fingerprints, gap)
+
+
+def use_bank(study: spec.Run, data: datasets.Dataset) -> bool:
+    """Whether targets are stored for all views: when asked, or when that fits and pays."""
+    options, views = study.materials, data.views.count
+    if options.targets != "auto":
+        return options.targets == "bank"
+    bank_forwards = views * len(data.labels)
+    live_forwards = study.planned_epochs() * len(data.fit_rows)
+    size = views * len(data.labels) * data.classes * 2
+    chosen = size <= options.max_bytes and views <= study.planned_epochs()
+    log.info(
+        "targets: %s (bank: %s teacher forwards, %.0f MB; live: up to %s forwards)",
+        "bank" if chosen else "live",
+        f"{bank_forwards:,}",
+        size / 1e6,
+        f"{live_forwards:,}",
+    )
+    return chosen
+
+
+def _latency_table(
+    study: spec.Run, data: datasets.Dataset, store: vault.Vault
+) -> dict[str, Latency]:
+    options, shape = study.teacher, data.image_shape
+    networks: dict[str, nn.Module] = {
+        "teacher": models.build_teacher(options.architecture, data.classes, options.width)
+    }
+    for architecture in architectures(study):
+        networks[architecture.name] = models.build_student(architecture, data.classes)
+    inputs = {
+        "networks": {name: str(network) for name, network in networks.items()},
+        "image_shape": list(shape),
+        "machine": latency.machine(),
+        "version": _BANK_VERSION,
+    }
+    if store.contains("latency", inputs):
+        console.settle("latency", "found")
+
+    def build(folder: Path) -> None:
+        rounds = 30
+        with console.stage("latency", len(networks) + rounds, "steps") as stage:
+            stage.advance(0, "exporting to ONNX")
+            files = {}
+            for name, network in networks.items():
+                files[name] = _onnx_file(str(network), network, shape, store)
+                stage.advance()
+            stage.advance(0, "timing")
+            timings = latency.measure(networks, files, shape, rounds, stage.advance)
+        table = {name: timing.as_dict() for name, timing in timings.items()}
+        vault.write_whole(folder / "latency.json", json.dumps(table).encode())
+
+    folder = store.entry("latency", inputs, build)
+    table = json.loads((folder / "latency.json").read_bytes())
+    return {
+        name: Latency(
+            models.count_parameters(network),
+            models.count_macs(network, shape),
+            latency.Timing.from_dict(table[name]),
+        )
+        for name, network in networks.items()
+    }
+
+
+def _onnx_file(
+    description: str, network: nn.Module, shape: tuple[int, int, int], store: vault.Vault
+) -> Path:
+    # the export takes seconds, so it is made once an architecture; times do not depend on weights
+    inputs = {"network": description, "image_shape": list(shape), "torch": torch.__version__}
+
+    def build(folder: Path) -> None:
+        onnx_export.export(network, shape, folder / "model.onnx")
+
+    return store.entry("onnx", inputs, build) / "model.onnx"

@@ -1,0 +1,95 @@
+"""Studies by name: shipped, in a file or in the storage; their question and budget, kept there.
+
+A study that began under one question goes on under that question only; its budget may change.
+Nothing here imports torch, so a finished study answers in a second.
+"""
+
+from pathlib import Path
+
+import optuna
+
+from igkd_search import database, slots, spec
+from igkd_search.errors import StudyError
+
+
+def find(name: str, base: database.Database | None = None) -> spec.Study:
+    """The study that STUDY means: a path, the name of a shipped study, or one in the storage.
+
+    StudyError when it is none of these, with the names that would do.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        return spec.read_study(path)
+    shipped = shipped_studies()
+    if name in shipped:
+        return spec.read_study(shipped[name])
+    record = base.read_study(name) if base is not None else None
+    if record is not None:
+        return spec.Study.model_validate(record.question)
+    stored = base.study_names() if base is not None else []
+    raise StudyError(
+        f"{name}: no such study; give the path of a study file, a shipped study "
+        f"({', '.join(shipped)}), or one in the storage ({', '.join(stored) or 'none yet'})"
+    )
+
+
+def name_of(name: str) -> str:
+    """The name under which the storage knows what STUDY means, without looking there."""
+    path = Path(name)
+    return find(name).name if path.suffix == ".toml" or path.is_file() else name
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The study files of the package by name, in order: inside the wheel, or beside the package."""
+    package = Path(__file__).parent
+    folder = package / "studies"
+    folder = folder if folder.is_dir() else package.parent / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def check_question(base: database.Database, study: spec.Study) -> None:
+    """StudyError with the difference when the storage knows this name under another question."""
+    record = base.read_study(study.name)
+    if record is None:
+        return
+    before = spec.Study.model_validate(record.question).question()
+    changes = spec.difference(before, study.question())
+    if changes:
+        listed = "".join(f"\n  {change}" for change in changes)
+        raise StudyError(
+            f"study '{study.name}' asks another question than when it began:{listed}\n"
+            "restore the file, or give the study another name to ask anew"
+        )
+
+
+def register(base: database.Database, study: spec.Study, trials: int | None = None) -> None:
+    """Bring a study and its budget into the database; a second time changes the budget only.
+
+    The budget follows `trials` when given, else a file whose own `search.trials` has changed.
+    """
+    check_question(base, study)
+    budget = _budget(base, study, trials)
+    optuna.create_study(
+        study_name=study.name, storage=base.storage, direction="maximize", load_if_exists=True
+    )
+    base.write_study(study.name, study.model_dump(mode="json"), budget)
+    base.set_question(study.name, study.model_dump(mode="json"))
+    slots.Slots(base, study.name).set_budget(budget)
+
+
+def is_finished(base: database.Database, study: spec.Study, trials: int | None = None) -> bool:
+    """Whether the budget, as this call would leave it, is spent already; writes nothing."""
+    check_question(base, study)
+    if base.read_study(study.name) is None:
+        return False
+    counts = slots.Slots(base, study.name).counts()
+    return counts.done >= _budget(base, study, trials) and counts.done == counts.total
+
+
+def _budget(base: database.Database, study: spec.Study, trials: int | None) -> int:
+    record = base.read_study(study.name)
+    if trials is not None:
+        return trials
+    if record is None or record.question["search"]["trials"] != study.search.trials:
+        return study.search.trials
+    return record.trials

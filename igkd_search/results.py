@@ -1,0 +1,166 @@
+"""A study -> its trials as rows, and the winner: the one place that says which trial wins.
+
+Reads the database alone, no torch and no materials, so a finished study is shown in a second.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from igkd_search import database, slots
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial as a reader wants it; accuracy is on validation, after `epochs` epochs."""
+
+    number: int
+    slot: int | None
+    state: str
+    parameters: dict[str, Any]
+    accuracy: float | None
+    epochs: int
+    attempts: int
+    proposed_by: str | None
+    seed: int | None
+    seconds: float | None
+    cause: str | None
+    reason: str | None
+    attributes: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def open_study(base: database.Database, name: str) -> optuna.Study:
+    """The Optuna study of this name; StorageError when the database does not hold it."""
+    if base.read_study(name) is None:
+        raise database.unknown_study(base.url, name)
+    return optuna.load_study(study_name=name, storage=base.storage)
+
+
+def rows(study: optuna.Study) -> list[Row]:
+    """All trials in order of their numbers."""
+    return [_row(trial) for trial in study.get_trials(deepcopy=False)]
+
+
+def best(study: optuna.Study) -> Row | None:
+    """The winner: the highest validation accuracy after the last epoch, among feasible trials.
+
+    None when no trial has completed yet. Pruned trials never win: their accuracy is of an earlier
+    epoch.
+    """
+    try:
+        return _row(study.best_trial)
+    except ValueError:
+        return None
+
+
+def status(base: database.Database, name: str) -> dict[str, Any]:
+    """Budget, trials by state, and the best so far, as plain JSON."""
+    study = open_study(base, name)
+    found = rows(study)
+    counts = slots.Slots(base, name).counts()
+    winner = best(study)
+    return {
+        "study": name,
+        "budget": {
+            "trials": counts.total,
+            "done": counts.done,
+            "running": counts.leased,
+            "open": counts.open,
+        },
+        "states": dict(Counter(row.state for row in found)),
+        "proposed_by": dict(Counter(row.proposed_by for row in found if row.proposed_by)),
+        "running": [
+            {"trial": row.number, "epochs": row.epochs, "accuracy": row.accuracy}
+            for row in found
+            if row.state == "running"
+        ],
+        "best": None
+        if winner is None
+        else {"trial": winner.number, "accuracy": winner.accuracy, "parameters": winner.parameters},
+    }
+
+
+def summary(base: database.Database, name: str) -> dict[str, Any]:
+    """All that a search has to say at its end: the winner, what it costs, what was spent."""
+    study = open_study(base, name)
+    record = base.read_study(name)
+    assert record is not None
+    facts, winner, found = record.facts, best(study), rows(study)
+    answer: dict[str, Any] = {
+        "study": name,
+        "teacher": {"accuracy": facts.get("teacher_accuracy"), **_cost(facts, "teacher")},
+        "trials": {
+            "budget": record.trials,
+            **dict.fromkeys(("complete", "pruned", "failed"), 0),
+            **Counter(row.state for row in found),
+        },
+        "proposed_by": dict(Counter(row.proposed_by for row in found if row.proposed_by)),
+        "epochs": {
+            "trained": sum(row.epochs for row in found),
+            "without_pruning": len(found) * record.question["trial"]["epochs"],
+        },
+        "seconds": facts.get("seconds"),
+        "rows": facts.get("rows"),
+        "machine": facts.get("machine"),
+        "best": None,
+        "student": None,
+    }
+    if winner is not None:
+        student = _cost(facts, str(winner.attributes["architecture"]))
+        compression = _compression(facts, student)
+        answer["best"] = winner.as_dict()
+        answer["student"] = {"accuracy": winner.accuracy, **student, "compression": compression}
+    return answer
+
+
+def _cost(facts: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    row = facts.get("latency", {}).get(architecture, {})
+    latency = {engine: row[engine] for engine in ("onnxruntime", "pytorch") if engine in row}
+    return {
+        "parameters": row.get("parameters"),
+        "macs": row.get("macs"),
+        "latency": latency,
+    }
+
+
+def _compression(facts: Mapping[str, Any], student: Mapping[str, Any]) -> float | None:
+    teacher = _cost(facts, "teacher")["parameters"]
+    return teacher / student["parameters"] if teacher and student["parameters"] else None
+
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def _row(trial: FrozenTrial) -> Row:
+    attributes = trial.user_attrs
+    last = trial.last_step
+    accuracy = trial.value if trial.value is not None else trial.intermediate_values.get(last or 0)
+    return Row(
+        number=trial.number,
+        slot=attributes.get("slot"),
+        state=_STATES[trial.state],
+        parameters=dict(trial.params),
+        accuracy=accuracy,
+        epochs=last or 0,
+        attempts=attributes.get("attempts", 0),
+        proposed_by=attributes.get("proposed_by"),
+        seed=attributes.get("seed"),
+        seconds=None if trial.duration is None else trial.duration.total_seconds(),
+        cause=attributes.get("cause"),
+        reason=attributes.get("reason"),
+        attributes=dict(attributes),
+    )

@@ -1,0 +1,446 @@
+"""The study file as frozen models closed to unknown keys; all its faults in one message.
+
+A Study holds the data, the teacher, the overlays, one decided run (TrialConfig) and the search over
+some of its fields. Nothing here imports torch or optuna, so a file is checked in a blink. Names of
+sources, samplers and so on are Literals; tests hold them equal to the dicts that implement them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from igkd_search.errors import StudyError
+
+Model = TypeVar("Model", bound=BaseModel)
+AnyRun = TypeVar("AnyRun", bound="Run")
+Source = Literal["arrays", "cifar10", "digits"]
+TeacherArchitecture = Literal["mobilenet_v2"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Sampler = Literal["cmaes", "gp", "nsga2", "qmc", "random", "tpe"]
+Pruner = Literal["asha", "hyperband", "median", "none"]
+Rule = Literal[
+    "gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid"
+]
+Control = Literal["dim", "none", "random", "shuffled"]
+
+
+class Closed(BaseModel):
+    """Frozen, and closed to keys that it does not name."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Data(Closed):
+    """[data]: where images come from and how the training part is split."""
+
+    source: Source = "digits"
+    path: str | None = None
+    """Folder of the `arrays` source; relative to the current folder. Not part of the question."""
+    validation: float | int = Field(0.2, gt=0)
+    """Share (below 1) or count of the training part that is held out, stratified by class."""
+    classes: int | None = Field(None, ge=2)
+    """How many classes there are; by default the largest training label says."""
+    limit: int | None = Field(None, ge=2)
+    """Use only this many training images, drawn stratified by `seed`."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draw and of the split."""
+    shift: int | None = Field(None, ge=0, le=8)
+    """Crops move by up to this many pixels; by default what is legal for the source."""
+    flip: bool | None = None
+    """Whether images may be mirrored; by default what is legal for the source."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.source == "arrays" and self.path is None:
+            raise ValueError(
+                "path is missing: the arrays source needs the folder of train_images.npy, "
+                "train_labels.npy, test_images.npy and test_labels.npy"
+            )
+        if self.validation >= 1 and self.validation != int(self.validation):
+            raise ValueError(
+                f"validation = {self.validation} is neither a share below 1 nor a count"
+            )
+        return self
+
+
+class Recipe(Closed):
+    """How one network is fitted; the teacher and every trial use the same fields."""
+
+    epochs: int = Field(8, ge=1)
+    batch_size: int = Field(64, ge=2)
+    optimizer: Optimizer = "sgd"
+    learning_rate: float = Field(0.05, gt=0)
+    """Peak rate; linear warm-up, then cosine to zero."""
+    warmup: float = Field(0.2, ge=0, lt=1)
+    """Share of all steps spent warming up."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Nesterov momentum of sgd; unused by adam and adamw."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """Not applied to norms and biases."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    """Exponential moving average of the weights, which is what is validated; 0 = off."""
+
+
+class Teacher(Recipe):
+    """[teacher]: trained on the fit rows only, or read from a file."""
+
+    architecture: TeacherArchitecture = "mobilenet_v2"
+    width: float = Field(1.0, gt=0, le=4)
+    checkpoint: str | None = None
+    """A safetensors file to use instead of training; relative to the file that names it."""
+    checkpoint_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """What the checkpoint's bytes must hash to, when given."""
+    minimum_accuracy: float = Field(0.0, ge=0, le=1)
+    """On validation; below it the study stops before banks are spent on a poor teacher."""
+    seed: int = Field(0, ge=0)
+    epochs: int = Field(20, ge=1)
+
+
+class Overlays(Closed):
+    """[overlays]: the attribution maps that are laid over training images."""
+
+    steps: int = Field(20, ge=1)
+    """Integrated Gradients steps."""
+    rule: Rule = "gausslegendre"
+    """How the path integral is summed."""
+    control: Control = "none"
+    """What the overlay really is: the image's map (none), another image's (shuffled), the map's
+    values at random places (random), or darkening alone (dim)."""
+
+
+class MaterialsOptions(Closed):
+    """[materials]: what is stored and what is computed as trials run."""
+
+    targets: Literal["auto", "bank", "live"] = "auto"
+    """Where soft targets come from: a bank of all views, a live teacher, or the cheaper one."""
+    max_bytes: int = Field(2 * 1024**3, ge=0)
+    """The largest bank of targets that `auto` builds."""
+
+
+class TrialConfig(Recipe):
+    """[trial]: one decided training of a student; what the space does not vary stays so."""
+
+    removed_blocks: int = Field(5, ge=0)
+    """How many of the teacher's last blocks the student lacks; 5 is the paper's student."""
+    width: float = Field(1.0, gt=0, le=4)
+    """Channel multiplier of the student."""
+    initialisation: Literal["random", "teacher"] = "random"
+    kd_weight: float = Field(0.5, ge=0, le=1)
+    """Share of the soft targets in the loss; the paper's alpha."""
+    temperature: float = Field(4.0, gt=0)
+    overlay_probability: float = Field(0.1, ge=0, le=1)
+    overlay_strength: float = Field(0.5, ge=0, le=1)
+    """Share of the map in an overlaid pixel."""
+    overlay_exponent_max: float = Field(2.0, ge=1)
+    """The map's exponent is log-uniform in [1, this], drawn per sample and read."""
+
+
+class Range(Closed):
+    """One line of [search.space]: low and high with log or step, or choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = Field(None, gt=0)
+    choices: list[bool | int | float | str] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.choices is not None:
+            if self.model_fields_set - {"choices"}:
+                raise ValueError("choices stand alone, without low, high, log or step")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("a range needs low and high, or choices")
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range must stay above 0, but low = {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("log and step exclude each other")
+        return self
+
+    def ends(self) -> list[Any]:
+        """The values whose legality decides that of all others."""
+        return list(self.choices) if self.choices is not None else [self.low, self.high]
+
+    def values(self) -> list[Any]:
+        """All values of choices or of a stepped range, in order."""
+        if self.choices is not None:
+            return sorted(set(self.choices))
+        assert self.low is not None and self.high is not None and self.step is not None
+        count = math.floor((self.high - self.low) / self.step + 1e-9)
+        whole = all(value == int(value) for value in (self.low, self.step))
+        return [
+            int(value) if whole else value
+            for value in (self.low + i * self.step for i in range(count + 1))
+        ]
+
+    def contains(self, value: Any) -> bool:
+        """Whether the search could propose this value itself, steps aside."""
+        if self.choices is not None:
+            return value in self.choices
+        assert self.low is not None and self.high is not None
+        return isinstance(value, (int, float)) and self.low <= value <= self.high
+
+
+def _check_searchable(name: str) -> str:
+    if name not in TrialConfig.model_fields:
+        near = _nearest(name, TrialConfig.model_fields)
+        raise ValueError(f"unknown key{near}; allowed are the fields of [trial]")
+    if name == "epochs":
+        raise ValueError("epochs cannot vary, since trials are compared epoch by epoch")
+    return name
+
+
+class Search(Closed):
+    """[search]: what may vary, and how much to spend on finding out."""
+
+    trials: int = Field(20, ge=1)
+    """The budget; more trials is not a different question."""
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "hyperband"
+    seed: int = Field(0, ge=0)
+    space: dict[Annotated[str, AfterValidator(_check_searchable)], Range] = Field(min_length=1)
+    """TrialConfig field -> what it may be."""
+    start: list[dict[str, bool | int | float | str]] = []
+    """Configurations tried first, as the first slots of the budget."""
+
+
+class Run(Closed):
+    """What it takes to train one student: the part that a study and an exported file share."""
+
+    data: Data = Data()
+    teacher: Teacher = Teacher()
+    overlays: Overlays = Overlays()
+    materials: MaterialsOptions = MaterialsOptions()
+    trial: TrialConfig = TrialConfig()
+
+    def values_of(self, name: str) -> list[Any]:
+        """Every value that a field of [trial] may take, in order."""
+        return [getattr(self.trial, name)]
+
+    def planned_epochs(self) -> int:
+        """The most epochs that will be trained, over all trials."""
+        return self.trial.epochs
+
+
+class Study(Run):
+    """A whole study file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)
+    search: Search
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        faults: list[str] = []
+        for name, span in self.search.space.items():
+            faults += _faults_of_range(name, span)
+        for position, point in enumerate(self.search.start):
+            faults += self._faults_of_start(position, point)
+        if not faults:
+            return self
+        raise ValueError("\n".join(faults))
+
+    def _faults_of_start(self, position: int, point: Mapping[str, Any]) -> list[str]:
+        where = f"search.start[{position}]"
+        faults = []
+        for name, value in point.items():
+            span = self.search.space.get(name)
+            if span is None:
+                near = _nearest(name, self.search.space)
+                faults.append(f"{where}.{name}: not a name of search.space{near}")
+            elif not span.contains(value):
+                ends = span.choices or f"[{span.low:g}, {span.high:g}]"
+                faults.append(f"{where}.{name} = {value} is outside of {ends}")
+        return faults
+
+    def values_of(self, name: str) -> list[Any]:
+        """Every value that the search may give to a field that shapes the student, in order."""
+        span = self.search.space.get(name)
+        return super().values_of(name) if span is None else span.values()
+
+    def planned_epochs(self) -> int:
+        """The budget times the epochs of a trial; pruning saves some of them."""
+        return self.search.trials * self.trial.epochs
+
+    def question(self) -> dict[str, Any]:
+        """What this study asks, as plain JSON: all but the budget and where files lie."""
+        plain = self.model_dump(mode="json")
+        del plain["search"]["trials"], plain["data"]["path"], plain["teacher"]["checkpoint"]
+        return plain
+
+
+class Provenance(Closed):
+    """[provenance]: where an exported configuration comes from."""
+
+    study: str
+    trial: int
+    slot: int
+    seed: int
+    """The seed of that trial; final training derives its own from it."""
+    validation_accuracy: float
+    exported: str
+    fingerprints: dict[str, str]
+    versions: dict[str, str]
+    latency: dict[str, dict[str, float]]
+    """Median ms of one image: engine -> teacher, student."""
+
+
+class Exported(Run):
+    """A file that `igkd export` writes and `igkd train` reads; it needs no database."""
+
+    schema_version: Literal[1]
+    provenance: Provenance
+
+
+def _faults_of_range(name: str, span: Range) -> list[str]:
+    where = f"search.space.{name}"
+    if TrialConfig.model_fields[name].annotation is int and any(
+        isinstance(end, float) and end != int(end) for end in [*span.ends(), span.step or 1]
+    ):
+        return [f"{where}: {name} is a whole number, but its range is not"]
+    faults = []
+    if name in ("removed_blocks", "width") and span.choices is None and span.step is None:
+        faults.append(
+            f"{where}: give choices or a step, since the latency of each student is measured"
+        )
+    for end in span.ends():
+        try:
+            TrialConfig.model_validate({name: end})
+        except pydantic.ValidationError as error:
+            faults += [f"{where}: {end!r} is not allowed: {item['msg']}" for item in error.errors()]
+    return faults
+
+
+def trial_seed(study_seed: int, slot: int, purpose: str = "trial") -> int:
+    """sha256(study seed, slot) as a 63-bit seed; `purpose` separates uses of one slot."""
+    digest = hashlib.sha256(f"{purpose}:{study_seed}:{slot}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def fingerprint(plain: Any) -> str:
+    """sha256 of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed between two plain dicts, one `path: old -> new` a line."""
+    before, after = _flatten(old), _flatten(new)
+    absent = "(absent)"
+    return [
+        f"{key}: {before.get(key, absent)} -> {after.get(key, absent)}"
+        for key in sorted(before | after)
+        if before.get(key, absent) != after.get(key, absent)
+    ]
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        parts = [
+            _flatten(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()
+        ]
+        return {key: item for part in parts for key, item in part.items()}
+    return {path: json.dumps(value)}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict; StudyError when it is missing, unreadable or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{path}: not valid TOML: {error}") from error
+
+
+def read_study(path: Path) -> Study:
+    """The study in a file; StudyError names every fault of it, each with its place."""
+    return _with_paths(check(Study, read_toml(path), str(path)), path)
+
+
+def read_exported(path: Path) -> Exported:
+    """The configuration in a file that `igkd export` wrote; checked like a study file."""
+    return _with_paths(check(Exported, read_toml(path), str(path)), path)
+
+
+def _with_paths(run: AnyRun, path: Path) -> AnyRun:
+    # a checkpoint lies beside the file that names it, wherever the command is typed
+    if run.teacher.checkpoint is None:
+        return run
+    found = str((path.parent / run.teacher.checkpoint).absolute())
+    teacher = run.teacher.model_copy(update={"checkpoint": found})
+    return run.model_copy(update={"teacher": teacher})
+
+
+def check(model: type[Model], plain: Mapping[str, Any], where: str) -> Model:
+    """Validate a plain dict; StudyError lists all its faults, with the nearest legal names."""
+    try:
+        return model.model_validate(plain)
+    except pydantic.ValidationError as error:
+        faults = [
+            line for item in error.errors() for line in _explain(model, dict(item)).split("\n")
+        ]
+        if len(faults) == 1:
+            raise StudyError(f"{where}: {faults[0]}") from None
+        listed = "".join(f"\n  {fault}" for fault in faults)
+        raise StudyError(f"{where}: {len(faults)} faults{listed}") from None
+
+
+_NOT_A_KEY = ("float", "int", "bool", "str", "[key]")  # what pydantic adds to a place
+
+
+def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
+    place = tuple(part for part in item["loc"] if part not in _NOT_A_KEY)
+    path = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        legal = sorted(_fields_at(model, place[:-1]))
+        return f"{path}: unknown key{_nearest(str(place[-1]), legal)}; allowed: {', '.join(legal)}"
+    if item["type"] == "literal_error":
+        legal = [str(name) for name in get_args(_annotation_at(model, place))]
+        near = _nearest(str(item["input"]), legal)
+        return f"{path}: unknown value {item['input']!r}{near}; allowed: {', '.join(legal)}"
+    if item["type"] == "missing":
+        return f"{path}: missing; it must be given"
+    if item["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    return f"{path} = {item['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _annotation_at(model: type[BaseModel], place: tuple[Any, ...]) -> Any:
+    found: Any = model
+    for part in place:
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            field = found.model_fields.get(str(part))
+            found = field.annotation if field else None
+        else:  # dict[str, X] or list[X]
+            found = get_args(found)[-1] if get_args(found) else None
+    return found
+
+
+def _fields_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
+    found = _annotation_at(model, place)
+    closed = isinstance(found, type) and issubclass(found, BaseModel)
+    return list(found.model_fields) if closed else []
+
+
+def _nearest(name: str, legal: Any) -> str:
+    close = difflib.get_close_matches(name, list(legal), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,254 @@
+"""One worker: claim a slot, create or adopt its trial, train, report and prune each epoch, tell.
+
+The only module that joins a trial to training, and training is an argument, so a whole search can
+be tested with a ten-line fake. A trial carries its slot from birth; whoever claims slot i first
+looks for trial i, so a crash between any two writes heals itself.
+"""
+
+import logging
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from igkd_search import console, database, fitting, slots, space, spec
+from igkd_search.errors import IgkdError, LeaseLost, StorageError, TrialError
+
+log = logging.getLogger(__name__)
+
+Attribute = float | int | str
+Train = Callable[[spec.TrialConfig, int, Path, Path | None], Iterator[fitting.EpochRecord]]
+"""(configuration, seed, folder to save checkpoints in, checkpoint to go on from) -> epochs."""
+Describe = Callable[[spec.TrialConfig], Mapping[str, Attribute]]
+"""configuration -> the plain attributes that its trial carries (latency, parameters, ...)."""
+
+
+class Worker:
+    """Runs trials of one study until its budget is spent; several may run anywhere at once."""
+
+    def __init__(
+        self,
+        study: spec.Study,
+        base: database.Database,
+        checkpoints: Path,
+        train: Train,
+        describe: Describe,
+        table: slots.Slots | None = None,
+    ) -> None:
+        self.study = study
+        self.checkpoints = checkpoints
+        self.train = train
+        self.describe = describe
+        self.storage = base.storage
+        self.slots = table or slots.Slots(base, study.name)
+        self.optuna_study = optuna.load_study(
+            study_name=study.name, storage=base.storage, pruner=space.pruner(study)
+        )
+
+    def run(self, poll_seconds: float = 2.0) -> None:
+        """Claim and run trials until none is open; wait for those of others to end or die."""
+        with console.stage("trials", self.slots.counts().total, "trials") as stage:
+            while True:
+                counts = self.slots.counts()
+                stage.total = counts.total
+                stage.advance(counts.done - stage.done, self._best_so_far())
+                claim = self.slots.claim()
+                if claim is not None:
+                    self.run_claim(claim, stage)
+                elif counts.leased:
+                    time.sleep(poll_seconds)
+                else:
+                    break
+
+    def run_claim(self, claim: slots.Claim, stage: console.Stage | None = None) -> None:
+        """Bring the trial of one claimed slot to its end; a lost lease ends it without a write."""
+        try:
+            with self._kept(claim):
+                trial = self._trial_of(claim)
+                if trial is not None:
+                    self._finish(claim, trial, stage)
+        except LeaseLost:
+            log.warning("slot %d: another worker owns it now; this one stops", claim.slot)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            log.warning("slot %d: its trial is finished already; this worker stops", claim.slot)
+        except BaseException:
+            # interrupted, or the storage failed: the next worker goes on from the checkpoint
+            self._release(claim)
+            raise
+
+    def _trial_of(self, claim: slots.Claim) -> optuna.Trial | None:
+        """The running trial of the slot; None when it had finished, and the slot is closed now."""
+        found = self._find(claim.slot)
+        if found is not None and found.state.is_finished():
+            self.slots.finish(claim, _outcome(found))
+            return None
+        if found is None:
+            start = self.study.search.start
+            fixed = start[claim.slot] if claim.slot < len(start) else {}
+            self.optuna_study.enqueue_trial(dict(fixed), user_attrs={"slot": claim.slot})
+            found = self._find(claim.slot)
+            assert found is not None
+        self.optuna_study.sampler = space.sampler(self.study, claim.slot, claim.attempt)
+        if found.state == TrialState.WAITING:
+            self.storage.set_trial_state_values(found._trial_id, TrialState.RUNNING)
+        trial = optuna.Trial(self.optuna_study, found._trial_id)
+        self.slots.record_trial(claim, trial.number)
+        return trial
+
+    def _find(self, slot: int) -> FrozenTrial | None:
+        trials = self.optuna_study.get_trials(deepcopy=False)
+        return next((t for t in trials if t.user_attrs.get("slot") == slot), None)
+
+    def _finish(self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None) -> None:
+        config = self._configure(claim, trial)
+        state, value, attributes = self._train(claim, trial, config, stage)
+        self.slots.renew(claim)
+        for name, attribute in attributes.items():
+            trial.set_user_attr(name, attribute)
+        self.optuna_study.tell(trial, value, state)
+        cause = attributes.get("cause")
+        self.slots.finish(claim, f"failed:{cause}" if cause else state.name.lower())
+        shutil.rmtree(self._folder(trial), ignore_errors=True)
+        _log_end(trial, state, value, attributes)
+
+    def _configure(self, claim: slots.Claim, trial: optuna.Trial) -> spec.TrialConfig:
+        config = space.suggest(trial, self.study)
+        if claim.attempt == 1 or "seed" not in trial.user_attrs:
+            fixed = claim.slot < len(self.study.search.start)
+            by = "start" if fixed else "model" if trial.relative_params else "chance"
+            trial.set_user_attr("seed", spec.trial_seed(self.study.search.seed, claim.slot))
+            trial.set_user_attr("proposed_by", by)
+        trial.set_user_attr("attempts", claim.attempt)
+        return config
+
+    def _train(
+        self,
+        claim: slots.Claim,
+        trial: optuna.Trial,
+        config: spec.TrialConfig,
+        stage: console.Stage | None,
+    ) -> tuple[TrialState, float | None, dict[str, Attribute]]:
+        """Train until the end, the pruner's word or a failure: (state, value, attributes)."""
+        folder = self._folder(trial)
+        resume_from = fitting.newest_checkpoint(folder)
+        if claim.attempt > 1:
+            from_where = (
+                f"from {resume_from.stem}" if resume_from else "at epoch 0: no checkpoint here"
+            )
+            log.info("trial %d: attempt %d goes on %s", trial.number, claim.attempt, from_where)
+        save_to = folder / f"attempt-{claim.attempt:03d}"
+        attributes = dict(self.describe(config))
+        reported = self._reported(trial)
+        record = None
+        try:
+            for record in self.train(config, trial.user_attrs["seed"], save_to, resume_from):
+                self.slots.renew(claim)
+                if record.epoch not in reported:
+                    trial.report(record.accuracy, record.epoch)
+                if stage is not None:
+                    stage.advance(
+                        0, f"trial {trial.number}: {_epoch(record, config)}; " + self._best_so_far()
+                    )
+                # after the last epoch the trial is complete, whatever the pruner would say
+                may_prune = record.epoch < config.epochs and record.epoch >= max(
+                    reported, default=0
+                )
+                if may_prune and trial.should_prune():
+                    return TrialState.PRUNED, None, attributes | _figures(record)
+        except (IgkdError, optuna.exceptions.StorageInternalError) as error:
+            if not isinstance(error, TrialError):
+                raise
+            reason: dict[str, Attribute] = {"cause": error.cause, "reason": str(error)}
+            return TrialState.FAIL, None, attributes | reason
+        except Exception as error:  # a bug costs its trial, not the search
+            log.exception("trial %d failed by a bug", trial.number)
+            reason = {"cause": "bug", "reason": repr(error), "traceback": traceback.format_exc()}
+            return TrialState.FAIL, None, attributes | reason
+        assert record is not None
+        return TrialState.COMPLETE, record.accuracy, attributes | _figures(record)
+
+    def _reported(self, trial: optuna.Trial) -> set[int]:
+        frozen = self.storage.get_trial(trial._trial_id)
+        return set(frozen.intermediate_values)
+
+    def _folder(self, trial: optuna.Trial) -> Path:
+        return self.checkpoints / self.study.name / f"trial-{trial.number:05d}"
+
+    def _best_so_far(self) -> str:
+        try:
+            best = self.optuna_study.best_trial
+        except ValueError:
+            return "no trial complete yet"
+        return f"best {best.value:.1%} (trial {best.number})"
+
+    @contextmanager
+    def _kept(self, claim: slots.Claim) -> Iterator[None]:
+        """Renew the lease in the background, so that an epoch may take longer than a lease."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(self.slots.lease_seconds / 4):
+                try:
+                    self.slots.renew(claim)
+                except LeaseLost:
+                    return
+                except StorageError as error:
+                    log.warning("slot %d: the lease could not be renewed: %s", claim.slot, error)
+
+        thread = threading.Thread(target=renew, name=f"lease-{claim.slot}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _release(self, claim: slots.Claim) -> None:
+        try:
+            self.slots.release(claim)
+        except StorageError as error:
+            log.warning("slot %d: could not be released: %s", claim.slot, error)
+
+
+def _outcome(trial: FrozenTrial) -> str:
+    cause = trial.user_attrs.get("cause")
+    return f"failed:{cause}" if cause else trial.state.name.lower()
+
+
+def _figures(record: fitting.EpochRecord) -> dict[str, Attribute]:
+    return {
+        "accuracy": record.accuracy,
+        "validation_loss": record.validation_loss,
+        "epochs": record.epoch,
+        "images_per_s": round(record.images_per_s, 1),
+    }
+
+
+def _epoch(record: fitting.EpochRecord, config: spec.TrialConfig) -> str:
+    return f"epoch {record.epoch}/{config.epochs} {record.accuracy:.1%}"
+
+
+def _log_end(
+    trial: optuna.Trial,
+    state: TrialState,
+    value: float | None,
+    attributes: Mapping[str, Attribute],
+) -> None:
+    parameters = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
+    if state == TrialState.FAIL:
+        log.warning("trial %d failed: %s [%s]", trial.number, attributes["reason"], parameters)
+        return
+    accuracy = float(attributes["accuracy"] if value is None else value)
+    epochs = attributes["epochs"]
+    word = "complete" if state == TrialState.COMPLETE else f"pruned after epoch {epochs}"
+    log.info("trial %d %s: %.1f %% [%s]", trial.number, word, 100 * accuracy, parameters)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

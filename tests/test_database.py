@@ -1,0 +1,326 @@
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+
+from igkd_search.database import SCHEMA_VERSION, Database, connect, masked, schema, studies
+from igkd_search.errors import StorageError
+from tests.databases import KINDS, Kind, at_once, fresh_url, prepared_url
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    kind: Kind = request.param
+    return fresh_url(kind, tmp_path)
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    opened = connect(prepared_url(request.param, tmp_path))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    return tmp_path / "igkd.db"
+
+
+def open_and_close(url: str) -> list[str]:
+    database = connect(url)
+    names = database.study_names()
+    database.close()
+    return names
+
+
+def test_processes_that_meet_at_an_empty_database_all_get_in(url: str) -> None:
+    assert at_once(6, open_and_close, url) == [[]] * 6
+
+
+def test_a_queued_trial_is_handed_out_once(url: str) -> None:
+    databases = [connect(url) for _ in range(4)]
+    study = optuna.create_study(storage=databases[0].storage, study_name="s")
+    for x in range(12):
+        study.enqueue_trial({"x": x})
+
+    def ask_thrice(database: Database) -> list[int]:
+        worker = optuna.load_study(storage=database.storage, study_name="s")
+        asked = [worker.ask().number for _ in range(3)]
+        database.storage.remove_session()
+        return asked
+
+    with ThreadPoolExecutor(4) as threads:
+        numbers = [number for asked in threads.map(ask_thrice, databases) for number in asked]
+    for database in databases:
+        database.close()
+    assert sorted(numbers) == list(range(12))
+
+
+def test_every_sqlite_connection_is_tuned(sqlite_file: Path) -> None:
+    database = connect(f"sqlite:///{sqlite_file}")
+    held = [database.engine.raw_connection() for _ in range(3)]
+    for connection in held:
+        cursor = connection.cursor()
+        assert cursor.execute("PRAGMA synchronous").fetchone() == (1,)
+        assert cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert cursor.execute("PRAGMA busy_timeout").fetchone() == (60_000,)
+        connection.close()
+    database.close()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_worker_takes_the_write_lock_before_it_reads(sqlite_file: Path, read_only: bool) -> None:
+    connect(f"sqlite:///{sqlite_file}").close()
+    database = connect(f"sqlite:///{sqlite_file}", read_only=read_only)
+    other = sqlite3.connect(sqlite_file, timeout=0, isolation_level=None)
+
+    def is_locked() -> bool:
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        other.execute("ROLLBACK")
+        return False
+
+    with database.transaction() as connection:
+        connection.execute(sa.select(studies))
+        assert is_locked() is not read_only
+    with database.storage.scoped_session() as session:
+        session.execute(sa.select(studies))
+        assert is_locked() is not read_only
+    assert not is_locked()
+    other.close()
+    database.close()
+
+
+def test_a_reader_waits_for_no_writer(database: Database) -> None:
+    database.write_study("before", {"a": 1}, 3)
+    optuna.create_study(storage=database.storage, study_name="before")
+    reader = connect(database.url, read_only=True)
+    with database.transaction() as connection:
+        connection.execute(sa.update(studies).values(trials=9))
+        stored = reader.read_study("before")
+        assert stored is not None and stored.trials == 3
+        assert optuna.get_all_study_names(reader.storage) == ["before"]
+    stored = reader.read_study("before")
+    assert stored is not None and stored.trials == 9
+    reader.close()
+
+
+def test_a_reader_cannot_write(database: Database) -> None:
+    reader = connect(database.url, read_only=True)
+    with pytest.raises(StorageError, match=r"read-?only"):
+        reader.write_study("s", {}, 1)
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        optuna.create_study(storage=reader.storage, study_name="s")
+    assert database.study_names() == []
+    reader.close()
+
+
+def test_a_database_of_plain_optuna_keeps_its_studies(url: str) -> None:
+    plain = optuna.storages.RDBStorage(url)
+    optuna.create_study(storage=plain, study_name="old")
+    plain.remove_session()
+    plain.engine.dispose()
+    with pytest.raises(StorageError, match="no database at"):
+        connect(url, read_only=True)
+    database = connect(url)
+    assert optuna.get_all_study_names(database.storage) == ["old"]
+    assert database.study_names() == []
+    database.close()
+
+
+def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
+    database.write_study("s", {}, 1)
+    with pytest.raises(StorageError), database.transaction() as connection:
+        connection.execute(sa.update(studies).values(trials=2))
+        connection.execute(sa.text("SELECT nothing FROM nowhere"))
+    stored = database.read_study("s")
+    assert stored is not None and stored.trials == 1
+
+
+def test_a_newer_schema_is_refused(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(sa.update(schema).values(version=SCHEMA_VERSION + 1))
+    with pytest.raises(StorageError, match=r"schema 2, this igkd-search reads schema 1"):
+        connect(database.url)
+
+
+def test_the_first_study_of_a_name_stays(database: Database) -> None:
+    database.write_study("s", {"epochs": 3}, 5)
+    database.write_study("s", {"epochs": 4}, 6)
+    stored = database.read_study("s")
+    assert stored is not None
+    assert (stored.question, stored.trials, stored.facts) == ({"epochs": 3}, 5, {})
+
+
+def test_names_are_exact(database: Database) -> None:
+    for name in ("Digits", "digits", "dig%", "dig_ts "):
+        database.write_study(name, {"name": name}, 1)
+    assert database.study_names() == sorted(["Digits", "digits", "dig%", "dig_ts "])
+    for name in database.study_names():
+        stored = database.read_study(name)
+        assert stored is not None and stored.question == {"name": name}
+    assert database.read_study("DIGITS") is None
+    assert database.read_study("dig_ts") is None
+
+
+def test_facts_merge_whoever_writes_them(database: Database) -> None:
+    database.write_study("s", {}, 1)
+    databases = [connect(database.url) for _ in range(4)]
+
+    def write(number: int) -> None:
+        for key in range(5):
+            databases[number].update_facts("s", **{f"{number}.{key}": "å" * number})
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+    for other in databases:
+        other.close()
+    database.update_facts("s", **{"0.0": None})
+    stored = database.read_study("s")
+    assert stored is not None
+    expected = {f"{number}.{key}": "å" * number for number in range(4) for key in range(5)}
+    assert stored.facts == {**expected, "0.0": None}
+
+
+def test_a_question_is_replaced_and_nothing_else(database: Database) -> None:
+    database.write_study("s", {"epochs": 3}, 5)
+    database.write_study("t", {"epochs": 3}, 5)
+    database.update_facts("s", accuracy=0.5)
+    database.set_question("s", {"epochs": 4})
+    stored, other = database.read_study("s"), database.read_study("t")
+    assert stored is not None and other is not None
+    assert (stored.question, stored.trials) == ({"epochs": 4}, 5)
+    assert stored.facts == {"accuracy": 0.5}
+    assert other.question == {"epochs": 3}
+
+
+def test_an_unknown_study_is_named(database: Database) -> None:
+    with pytest.raises(StorageError, match=r"no study 'gone' at .* start it with 'igkd run STUDY'"):
+        database.update_facts("gone", a=1)
+    with pytest.raises(StorageError, match="no study 'gone'"):
+        database.set_question("gone", {})
+
+
+def test_postgres_is_called_by_name_and_sparingly(tmp_path: Path) -> None:
+    database = connect(fresh_url("postgresql", tmp_path))
+    with database.transaction() as connection:
+        assert connection.scalar(sa.text("SHOW application_name")) == "igkd-search"
+    count = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+    with database.transaction() as connection:
+        assert connection.scalar(count) == 1
+    database.close()
+    renamed = connect(f"{database.url}&application_name=mine")
+    with renamed.transaction() as connection:
+        assert connection.scalar(sa.text("SHOW application_name")) == "mine"
+    renamed.close()
+
+
+def test_a_dropped_connection_is_mended(tmp_path: Path) -> None:
+    database = connect(fresh_url("postgresql", tmp_path))
+    drop = sa.text("SELECT pg_terminate_backend(pg_backend_pid())")
+    lost = pytest.raises(StorageError, match="cannot use the database")
+    with lost, database.transaction() as connection:
+        connection.execute(drop)
+    assert database.study_names() == []
+    database.close()
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    connect(f"sqlite:///{tmp_path}/a/b/igkd.db").close()
+    assert (tmp_path / "a" / "b" / "igkd.db").is_file()
+
+
+def test_reading_a_missing_file_creates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"^no database at .*a/igkd.db: start a search first"):
+        connect(f"sqlite:///{tmp_path}/a/igkd.db", read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_an_empty_file_leaves_it_empty(sqlite_file: Path) -> None:
+    sqlite_file.touch()
+    with pytest.raises(StorageError, match="start a search first with 'igkd run STUDY'"):
+        connect(f"sqlite:///{sqlite_file}", read_only=True)
+    assert sqlite_file.read_bytes() == b""
+
+
+def test_a_place_that_cannot_hold_a_database_is_named(tmp_path: Path, sqlite_file: Path) -> None:
+    sqlite_file.write_text("no database, but a letter " * 100)
+    faults = {
+        f"sqlite:///{sqlite_file}": "file is not a database",
+        f"sqlite:///{tmp_path}": "that is a folder, name a file in it",
+        f"sqlite:///{sqlite_file}/igkd.db": "exists",
+        "sqlite:////proc/nowhere/igkd.db": "nowhere",
+    }
+    for url, message in faults.items():
+        with pytest.raises(StorageError) as caught:
+            connect(url)
+        assert url in str(caught.value)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert sqlite_file.read_text().startswith("no database")
+
+
+@pytest.mark.parametrize("start", ["postgres://", "postgresql://"])
+def test_a_bare_postgres_url_is_answered_with_the_one_to_type(start: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        connect(f"{start}ann:secret@host/db")
+    assert "type postgresql+psycopg://ann:***@host/db instead" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql+pymysql://ann:secret@host/db",
+        "postgresql+asyncpg://ann:secret@host/db",
+        "postgresql+psycopg://ann:secret@host:port/db",
+        "secret",
+        "ann:secret@host",
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
+)
+def test_other_urls_are_answered_with_the_allowed_two(url: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        connect(url)
+    assert "sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_one_line_without_the_password() -> None:
+    with pytest.raises(StorageError) as caught:
+        connect("postgresql+psycopg://ann:secret@127.0.0.1:1/db")
+    assert "cannot use the database at postgresql+psycopg://ann:***@127.0.0.1:1/db" in str(
+        caught.value
+    )
+    assert "refused" in str(caught.value)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://ann:secret@host:1/db", "postgresql+psycopg://ann:***@host:1/db"),
+        ("postgresql+psycopg://ann:s@cr/et@host/db", "postgresql+psycopg://ann:***@host/db"),
+        ("postgresql+psycopg://:secret@/db?host=/s", "postgresql+psycopg://:***@/db?host=/s"),
+        (
+            "postgresql+psycopg://h/d?password=secret&a=1",
+            "postgresql+psycopg://h/d?password=***&a=1",
+        ),
+        ("postgresql+psycopg://ann@host/db", "postgresql+psycopg://ann@host/db"),
+        ("sqlite:////home/ann:b@c/igkd.db", "sqlite:////home/ann:b@c/igkd.db"),
+    ],
+)
+def test_passwords_are_hidden(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+def test_the_password_is_not_in_the_repr(database: Database) -> None:
+    assert database.url not in repr(database)

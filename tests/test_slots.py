@@ -1,0 +1,407 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from igkd_search.database import Database, connect
+from igkd_search.errors import LeaseLost, StorageError
+from igkd_search.slots import Claim, Counts, Identity, SlotRow, Slots, process_start, this_process
+from tests.databases import KINDS, at_once, fresh_url, prepared_url
+
+
+class Clock:
+    """A monotonic clock that stands until the test moves it."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    opened = connect(prepared_url(request.param, tmp_path))
+    opened.write_study("s", {}, 1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def one(database: Database) -> Slots:
+    """A worker of this process, and a budget of one slot."""
+    slots = Slots(database, "s")
+    slots.set_budget(1)
+    return slots
+
+
+@pytest.fixture
+def two(database: Database, clock: Clock) -> Slots:
+    """Another worker of this process, with a lease of 60 s by the test's clock."""
+    return Slots(database, "s", lease_seconds=60.0, monotonic=clock)
+
+
+def claimed(slots: Slots) -> Claim:
+    claim = slots.claim()
+    assert claim is not None
+    return claim
+
+
+def row_of(slots: Slots, slot: int = 0) -> SlotRow:
+    return slots.rows()[slot]
+
+
+def on_another_host() -> Identity:
+    return replace(this_process(), host="elsewhere", boot_id="another boot")
+
+
+def work_off(url: str) -> list[int]:
+    database = connect(url)
+    database.write_study("s", {}, 40)
+    slots = Slots(database, "s")
+    slots.set_budget(40)
+
+    def claim_all(_: int) -> list[int]:
+        taken = []
+        while claim := slots.claim():
+            slots.finish(claim, "complete")
+            taken.append(claim.slot)
+        return taken
+
+    with ThreadPoolExecutor(2) as threads:
+        taken = [slot for slots_taken in threads.map(claim_all, range(2)) for slot in slots_taken]
+    database.close()
+    return taken
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_slot_is_given_to_two_claimers(kind: str, tmp_path: Path) -> None:
+    url = fresh_url("sqlite" if kind == "sqlite" else "postgresql", tmp_path)
+    taken = at_once(4, work_off, url)
+    assert sorted(slot for slots_taken in taken for slot in slots_taken) == list(range(40))
+    database = connect(url)
+    rows = Slots(database, "s").rows()
+    database.close()
+    assert {(row.state, row.attempt, row.outcome) for row in rows} == {("done", 1, "complete")}
+
+
+@pytest.mark.parametrize(
+    ("budgets", "claims", "left"),
+    [
+        ([5], 0, [0, 1, 2, 3, 4]),
+        ([3, 5], 2, [0, 1, 2, 3, 4]),
+        ([5, 3], 0, [0, 1, 2]),
+        ([5, 2], 4, [0, 1, 2, 3]),
+        ([5, 0, 5], 0, [0, 1, 2, 3, 4]),
+        ([4, 1, 6], 3, [0, 1, 2, 3, 4, 5]),
+        ([4, 4], 4, [0, 1, 2, 3]),
+    ],
+)
+def test_the_budget_is_exact_and_claimed_slots_stay(
+    database: Database, budgets: list[int], claims: int, left: list[int]
+) -> None:
+    slots = Slots(database, "s")
+    slots.set_budget(budgets[0])
+    taken = [claimed(slots) for _ in range(claims)]
+    for budget in budgets[1:]:
+        slots.set_budget(budget)
+    stored = database.read_study("s")
+    assert stored is not None and stored.trials == budgets[-1]
+    assert [row.slot for row in slots.rows()] == left
+    assert [row.attempt for row in slots.rows()] == [int(slot < claims) for slot in left]
+    for claim in taken:
+        slots.finish(claim, "complete")
+    done = len(taken)
+    assert slots.counts() == Counts(len(left), len(left) - done, 0, done)
+
+
+def test_a_released_slot_outlives_a_smaller_budget(database: Database) -> None:
+    slots = Slots(database, "s")
+    slots.set_budget(2)
+    first, second = claimed(slots), claimed(slots)
+    slots.release(second)
+    slots.set_budget(1)
+    slots.finish(first, "complete")
+    assert claimed(slots) == replace(second, attempt=2)
+
+
+def test_workers_that_set_the_budget_together_agree(database: Database) -> None:
+    databases = [connect(database.url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda other: Slots(other, "s").set_budget(20), databases))
+    for other in databases:
+        other.close()
+    assert Slots(database, "s").counts() == Counts(20, 20, 0, 0)
+
+
+def test_the_budget_of_an_unknown_study_is_refused(database: Database) -> None:
+    with pytest.raises(StorageError, match="no study 'S'"):
+        Slots(database, "S").set_budget(3)
+    assert Slots(database, "S").rows() == []
+
+
+def test_studies_do_not_mix(database: Database) -> None:
+    database.write_study("S", {}, 1)
+    lower, upper = Slots(database, "s"), Slots(database, "S")
+    lower.set_budget(2)
+    upper.set_budget(1)
+    claim = claimed(upper)
+    assert upper.claim() is None
+    upper.finish(claim, "pruned")
+    assert upper.counts() == Counts(1, 0, 0, 1)
+    assert lower.counts() == Counts(2, 2, 0, 0)
+
+
+def test_the_lowest_open_slot_comes_first(database: Database) -> None:
+    slots = Slots(database, "s")
+    slots.set_budget(3)
+    claims = [claimed(slots) for _ in range(3)]
+    assert [claim.slot for claim in claims] == [0, 1, 2]
+    slots.release(claims[2])
+    slots.release(claims[1])
+    assert [claimed(slots).slot, claimed(slots).slot] == [1, 2]
+    assert slots.claim() is None
+
+
+def claim_and_die(url: str) -> tuple[Claim | None, int]:
+    database = connect(url)
+    claim = Slots(database, "s").claim()
+    database.close()
+    return claim, os.getpid()
+
+
+def test_a_dead_owner_on_this_host_is_followed_at_once(one: Slots, two: Slots) -> None:
+    [(lost, pid)] = at_once(1, claim_and_die, one.database.url)
+    assert (lost.slot, lost.attempt) == (0, 1)
+    assert row_of(one).pid == pid != os.getpid()
+    adopted = claimed(two)
+    assert (adopted.slot, adopted.attempt) == (0, 2)
+    assert adopted.owner == two.identity.owner != lost.owner
+    assert row_of(one).pid == os.getpid()
+    with pytest.raises(LeaseLost, match="attempt 1 is over"):
+        one.finish(lost, "complete")
+    assert one.claim() is None
+
+
+def test_an_open_slot_comes_before_a_dead_owners(one: Slots, two: Slots) -> None:
+    at_once(1, claim_and_die, one.database.url)
+    one.set_budget(2)
+    assert [claimed(two).slot, claimed(two).slot] == [1, 0]
+
+
+def test_a_reused_pid_is_not_the_owner(one: Slots, two: Slots) -> None:
+    one.identity = replace(one.identity, process_started="1")
+    claimed(one)
+    assert claimed(two).attempt == 2
+
+
+def test_a_dead_pid_elsewhere_proves_nothing(one: Slots, two: Slots, clock: Clock) -> None:
+    one.identity = replace(on_another_host(), pid=2**22 + 1)
+    claimed(one)
+    assert two.claim() is None
+    clock.now += 60
+    assert claimed(two).attempt == 2
+
+
+def test_a_live_owner_has_a_full_lease(one: Slots, two: Slots, clock: Clock) -> None:
+    claimed(one)
+    clock.now += 1000
+    assert two.claim() is None, "a counter seen for the first time"
+    clock.now += 59.9
+    assert two.claim() is None
+    clock.now += 0.1
+    assert claimed(two).attempt == 2
+
+
+def test_a_renewing_owner_is_never_adopted(one: Slots, two: Slots, clock: Clock) -> None:
+    claim = claimed(one)
+    for _ in range(5):
+        assert two.claim() is None
+        clock.now += 1000
+        one.renew(claim)
+    assert two.claim() is None
+    assert row_of(one).attempt == 1
+    assert row_of(one).counter == 6
+
+
+def test_each_claimer_must_see_for_itself(one: Slots, two: Slots, clock: Clock) -> None:
+    claimed(one)
+    assert two.claim() is None
+    clock.now += 60
+    third = Slots(one.database, "s", monotonic=clock)
+    assert third.claim() is None
+    assert claimed(two).attempt == 2
+
+
+def test_an_adopted_slot_has_a_new_lease(one: Slots, two: Slots, clock: Clock) -> None:
+    third = Slots(one.database, "s", monotonic=clock)
+    claimed(one)
+    assert two.claim() is third.claim() is None
+    clock.now += 60
+    assert claimed(two).attempt == 2
+    assert third.claim() is two.claim() is None
+    clock.now += 59
+    assert third.claim() is two.claim() is None
+
+
+def test_the_time_of_reading_does_not_count(one: Slots, database: Database) -> None:
+    times = iter([0.0, 50.0, 100.0, 109.0, 110.0, 111.0])
+    slow = Slots(database, "s", lease_seconds=60.0, monotonic=lambda: next(times))
+    claimed(one)
+    assert slow.claim() is None  # read between 0 and 50
+    assert slow.claim() is None  # between 100 and 109: perhaps only 50 s later
+    assert claimed(slow).attempt == 2
+
+
+def test_what_was_seen_before_an_outage_is_forgotten(one: Slots, two: Slots, clock: Clock) -> None:
+    claimed(one)
+    assert two.claim() is None
+    clock.now += 60
+    two.forget_observations()
+    assert two.claim() is None
+    clock.now += 60
+    assert claimed(two).attempt == 2
+
+
+def test_an_outage_that_the_pool_mends_is_noticed(tmp_path: Path, clock: Clock) -> None:
+    url = prepared_url("postgresql", tmp_path)
+    database, other = connect(url), connect(url)
+    database.write_study("s", {}, 1)
+    one, two = Slots(other, "s"), Slots(database, "s", monotonic=clock)
+    one.set_budget(1)
+    claimed(one)
+    assert two.claim() is None
+    with other.transaction() as connection:
+        connection.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    clock.now += 60
+    assert two.claim() is None
+    clock.now += 60
+    assert claimed(two).attempt == 2
+    database.close()
+    other.close()
+
+
+def test_a_failed_look_is_an_outage(
+    one: Slots, two: Slots, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed(one)
+    assert two.claim() is None
+    clock.now += 60
+    with monkeypatch.context() as patched:
+        patched.setattr(two, "_adopt", lambda connection: connection.execute(sa.text("SELECT no")))
+        with pytest.raises(StorageError):
+            two.claim()
+    assert two.claim() is None
+
+
+def test_the_late_owner_writes_nothing(one: Slots, two: Slots, clock: Clock) -> None:
+    late = claimed(one)
+    assert two.claim() is None
+    clock.now += 60
+    claimed(two)
+    before = one.rows()
+    with pytest.raises(LeaseLost):
+        one.renew(late)
+    with pytest.raises(LeaseLost):
+        one.record_trial(late, 7)
+    with pytest.raises(LeaseLost):
+        one.finish(late, "complete")
+    one.release(late)
+    assert one.rows() == before
+
+
+def test_an_earlier_attempt_of_the_same_worker_is_late_too(one: Slots) -> None:
+    late = claimed(one)
+    one.release(late)
+    again = claimed(one)
+    assert again == replace(late, attempt=2)
+    with pytest.raises(LeaseLost):
+        one.renew(late)
+    one.renew(again)
+
+
+def test_a_released_slot_is_free_for_anyone(one: Slots, two: Slots) -> None:
+    claim = claimed(one)
+    one.record_trial(claim, 4)
+    one.release(claim)
+    row = row_of(one)
+    assert (row.state, row.attempt, row.owner, row.trial_number) == ("open", 1, None, 4)
+    with pytest.raises(LeaseLost):
+        one.finish(claim, "complete")
+    assert claimed(two) == Claim("s", 0, 2, two.identity.owner)
+
+
+def test_a_finished_slot_stays_finished(one: Slots, two: Slots, clock: Clock) -> None:
+    claim = claimed(one)
+    one.finish(claim, "failed:diverged")
+    one.finish(claim, "failed:diverged")  # the first answer was lost with the connection
+    with pytest.raises(LeaseLost):
+        one.finish(claim, "complete")
+    with pytest.raises(LeaseLost):
+        one.renew(claim)
+    one.release(claim)
+    clock.now += 1000
+    assert two.claim() is None
+    assert row_of(one).outcome == "failed:diverged"
+    assert one.counts() == Counts(1, 0, 0, 1)
+
+
+def test_rows_tell_who_works_on_what(one: Slots) -> None:
+    one.set_budget(2)
+    claim = claimed(one)
+    one.record_trial(claim, 3)
+    me = one.identity
+    assert one.rows() == [
+        SlotRow(0, "leased", 1, me.owner, me.host, os.getpid(), 1, 3, None),
+        SlotRow(1, "open", 0, None, None, None, 0, None, None),
+    ]
+    assert one.counts() == Counts(2, 1, 1, 0)
+
+
+def test_workers_of_one_process_differ_only_in_their_owner() -> None:
+    first, second = this_process(), this_process()
+    assert first != second
+    assert replace(first, owner=second.owner) == second
+
+
+def test_a_process_is_known_by_its_start_until_it_ends() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = process_start(child.pid)
+    assert started is not None
+    assert started == process_start(child.pid) != process_start(os.getpid())
+    assert child.stdin is not None
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert process_start(child.pid) is None, "a process that nobody has reaped works no more"
+    child.wait()
+    assert process_start(child.pid) is None
+
+
+def test_a_process_that_only_the_kernel_shows_is_not_gone(
+    one: Slots, two: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.identity = replace(one.identity, pid=2**22 + 1)
+    claimed(one)
+
+    def forbid(pid: int, signal: int) -> None:
+        raise PermissionError(pid, signal)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "kill", forbid)
+        assert two.claim() is None
+    assert claimed(two).attempt == 2
