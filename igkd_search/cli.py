@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from igkd_search import __version__, console
+from igkd_search import __version__, console, tables
 from igkd_search.errors import IgkdError, StorageError, StudyError
 
 if TYPE_CHECKING:
@@ -97,13 +97,14 @@ def run(
             from igkd_search import registry, results
 
             with console.stage("start", note="opening the study"):
+                _check_home(home)
                 question = _question(study, storage, home, data)
                 base = _open_if_there(storage, home)
                 done = base is not None and registry.is_finished(base, question, trials)
             if not done:
                 base = _search(question, trials, storage, home)
         assert base is not None
-        _print_summary(results.summary(base, question.name), format)
+        _show(results.summary(base, question.name), format, tables.print_summary)
 
 
 @app.command()
@@ -113,9 +114,10 @@ def prepare(
     home: HomeOption = _HOME,
     data: DataOption = None,
 ) -> None:
-    """Build the materials only: teacher, overlays, targets, latency table."""
+    """Build the materials only."""
     with _reporting(study), console.display(STAGES[:-1]):
         with console.stage("start", note="loading"):
+            _check_home(home)
             question = _question(study, storage, home, data)
             from igkd_search import launch
 
@@ -136,22 +138,7 @@ def status(
         from igkd_search import registry, results
 
         found = results.status(_open(storage, home, read_only=True), registry.name_of(study))
-        if format is Format.json:
-            console.print_json(found)
-            return
-        budget, best = found["budget"], found["best"]
-        pairs = {
-            "budget": f"{budget['done']} of {budget['trials']} trials done, "
-            f"{budget['running']} running, {budget['open']} open",
-            "states": _counted(found["states"]),
-            "proposed by": _counted(found["proposed_by"]),
-        }
-        for row in found["running"]:
-            accuracy = f", {row['accuracy']:.1%}" if row["accuracy"] is not None else ""
-            pairs[f"trial {row['trial']}"] = f"{row['epochs']} epochs{accuracy}"
-        if best is not None:
-            pairs["best"] = f"trial {best['trial']}, {best['accuracy']:.1%} on validation"
-        console.print_pairs(f"study {found['study']}", pairs)
+        _show(found, format, tables.print_status)
 
 
 @app.command("trials")
@@ -161,7 +148,7 @@ def list_trials(
     home: HomeOption = _HOME,
     format: FormatOption = Format.table,
 ) -> None:
-    """Every trial: state, parameters, accuracy, epochs, attempts, cause of failure."""
+    """Every trial: state, parameters, accuracy, cause of failure."""
     with _reporting(study):
         from igkd_search import registry, results
 
@@ -170,22 +157,7 @@ def list_trials(
         if format is Format.json:
             console.print_json([row.as_dict() for row in found])
             return
-        names = sorted({name for row in found for name in row.parameters})
-        columns = ["trial", "state", "accuracy", "epochs", "tries", *names, "by", "cause"]
-        lines = [
-            [
-                str(row.number),
-                row.state,
-                "" if row.accuracy is None else f"{row.accuracy:.1%}",
-                str(row.epochs),
-                str(row.attempts),
-                *(_short(row.parameters.get(name, "")) for name in names),
-                row.proposed_by or "",
-                row.cause or "",
-            ]
-            for row in found
-        ]
-        console.print_table("", columns, lines)
+        tables.print_trials(found)
 
 
 @app.command()
@@ -200,7 +172,7 @@ def best(
         from igkd_search import registry, results
 
         base = _open(storage, home, read_only=True)
-        _print_summary(results.summary(base, registry.name_of(study)), format)
+        _show(results.summary(base, registry.name_of(study)), format, tables.print_summary)
 
 
 @app.command()
@@ -240,17 +212,18 @@ def train(
     data: DataOption = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Train the final student on train + validation, and read the test set once."""
+    """Train the final student; read the test set once."""
     with _reporting(f"train {file}"):
         from igkd_search import spec
 
         students = ["student"] if seeds == 1 else [f"student {i + 1}/{seeds}" for i in range(seeds)]
         with console.display(["start", *STAGES[1:-1], *students]):
             with console.stage("start", note="loading"):
+                _check_home(home)
                 exported = _located(spec.read_exported(file), data)
                 from igkd_search import final
             result = final.train(exported, output, home, seeds)
-        _print_final(result, output, format)
+        _show(result, format, lambda found: tables.print_final(found, output))
 
 
 def _search(
@@ -285,6 +258,17 @@ def _located(question: AnyRun, data: Path | None) -> AnyRun:
     return question.model_copy(update={"data": moved})
 
 
+def _check_home(home: Path) -> None:
+    """StorageError unless things can be written there; makes nothing."""
+    standing = next(path for path in [home.absolute(), *home.absolute().parents] if path.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
+        why = "is not writable" if standing.is_dir() else "is not a folder"
+        raise StorageError(
+            f"{home}: cannot be used as home, since {standing} {why}; choose another with "
+            "--home or IGKD_HOME"
+        )
+
+
 def _url(storage: str | None, home: Path) -> str:
     return storage or f"sqlite:///{home / 'igkd.db'}"
 
@@ -292,15 +276,6 @@ def _url(storage: str | None, home: Path) -> str:
 def _open(storage: str | None, home: Path, read_only: bool = False) -> database.Database:
     from igkd_search import database
 
-    if not read_only:
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            if not os.access(home, os.W_OK):
-                raise PermissionError("no permission to write")
-        except OSError as error:
-            raise StorageError(
-                f"{home}: cannot be used as home ({error}); choose another with --home or IGKD_HOME"
-            ) from error
     return database.connect(_url(storage, home), read_only=read_only)
 
 
@@ -334,98 +309,11 @@ def _interrupt(_number: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _print_summary(found: dict[str, Any], format: Format) -> None:
+def _show(found: Any, format: Format, as_table: Callable[[Any], None]) -> None:
     if format is Format.json:
         console.print_json(found)
-        return
-    teacher, trials, winner = found["teacher"], found["trials"], found["best"]
-    spent = found["epochs"]
-    pairs = {
-        "trials": f"{trials['complete']} complete, {trials['pruned']} pruned, "
-        f"{trials['failed']} failed, of {trials['budget']}",
-        "proposed by": _counted(found["proposed_by"]),
-        "epochs": f"{spent['trained']} trained, {spent['without_pruning']} without pruning",
-        "time": _minutes(found["seconds"]),
-    }
-    if winner is None:
-        console.print_pairs(f"study {found['study']}: no trial has completed yet", pairs)
-        return
-    console.print_table(
-        f"study {found['study']}",
-        ["", "teacher", "student", "ratio"],
-        [
-            [
-                "validation accuracy",
-                f"{teacher['accuracy']:.1%}",
-                f"{winner['accuracy']:.1%}",
-                "",
-            ],
-            *_cost_rows(teacher, found["student"]),
-        ],
-    )
-    console.print_pairs(
-        f"best configuration (trial {winner['number']})",
-        {name: _short(value) for name, value in winner["parameters"].items()},
-    )
-    console.print_pairs("search", pairs)
-    export_it = f"igkd export {found['study']} -o best.toml"
-    console.print_pairs("next", {"export": export_it, "train": "igkd train best.toml -o final/"})
-
-
-def _cost_rows(teacher: dict[str, Any], student: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for engine, label in (
-        ("onnxruntime", "latency, ONNX Runtime"),
-        ("pytorch", "latency, PyTorch"),
-    ):
-        ours, theirs = student["latency"][engine], teacher["latency"][engine]
-        ratio = theirs["median_ms"] / ours["median_ms"]
-        rows.append([label, _milliseconds(theirs), _milliseconds(ours), f"{ratio:.2f}x"])
-    for key, label in (("parameters", "parameters"), ("macs", "multiply-accumulates")):
-        ratio = teacher[key] / student[key]
-        rows.append([label, f"{teacher[key]:,}", f"{student[key]:,}", f"{ratio:.2f}x"])
-    return rows
-
-
-def _print_final(result: dict[str, Any], output: Path, format: Format) -> None:
-    if format is Format.json:
-        console.print_json(result)
-        return
-    teacher, student = result["teacher"], result["student"]
-    spread = student["accuracy"]
-    sd = f" +- {100 * spread['sd']:.1f}" if spread["sd"] is not None else ""
-    teacher = {**teacher, "latency": teacher}
-    console.print_table(
-        f"final student ({spread['n']} seed{'s' if spread['n'] > 1 else ''})",
-        ["", "teacher", "student", "ratio"],
-        [
-            [
-                "test accuracy",
-                f"{teacher['accuracy']:.1%}",
-                f"{100 * spread['mean']:.1f}{sd} %",
-                "",
-            ],
-            *_cost_rows(teacher, {**student, "latency": student}),
-        ],
-    )
-    pairs = {"student": str(output / "student.safetensors"), "result": str(output / "result.json")}
-    console.print_pairs(f"test set: {result['test']['images']} images, read once", pairs)
-
-
-def _milliseconds(stats: dict[str, Any]) -> str:
-    return f"{stats['median_ms']:.3g} ms"
-
-
-def _minutes(seconds: float | None) -> str:
-    return "" if seconds is None else f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    else:
+        as_table(found)
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FILE_WIDTH = 160  # of tables in a pipe or a file, where no terminal says how wide it is
+
 _consoles: dict[str, Console] = {}
 _display: Progress | None = None
 _planned: dict[str, TaskID] = {}
@@ -32,7 +34,10 @@ def terminal(stream: str = "stderr") -> Console:
     if stream not in _consoles:
         from rich.console import Console
 
-        _consoles[stream] = Console(stderr=stream == "stderr", highlight=False, soft_wrap=False)
+        console = Console(stderr=stream == "stderr", highlight=False)
+        if not console.is_terminal:
+            console = Console(stderr=stream == "stderr", highlight=False, width=_FILE_WIDTH)
+        _consoles[stream] = console
     return _consoles[stream]
 
 
@@ -86,9 +91,9 @@ class Stage:
             )
             _display.stop_task(self._task)
         seconds = time.monotonic() - self._started
-        words = [self._count(), *([self.note] if self.note else []), f"{seconds:.1f} s"]
+        words = [self._count(), self.note, f"{seconds:.1f} s"]
         if _display is None:
-            log.info("%s: %s", self.name, " · ".join(words))
+            log.info("%s: %s", self.name, " · ".join(filter(None, words)))
 
     def _count(self) -> str:
         return f"{self.done}/{self.total} {self.unit}".strip() if self.total else self.unit
@@ -99,15 +104,14 @@ def stage(name: str, total: int = 0, unit: str = "", note: str = "") -> Iterator
     """Show a stage while its body runs: a bar of the live display, or plain log lines."""
     task = None
     if _display is not None:
-        task = _planned.pop(name, None)
-        if task is None:
-            task = _display.add_task(name, total=None, start=False, count="", note="")
-        _display.start_task(task)
-        _display.update(task, total=total or None, count="", note=note)
+        if name not in _planned:
+            _planned[name] = _display.add_task(name, total=None, count="", note="")
+        task = _planned[name]
+        _display.reset(task, total=total or None, count="", note=note)
     current = Stage(name, total, unit, task)
     current.note = note
     if _display is None:
-        log.info("%s: %s", name, " · ".join(filter(None, [current._count(), note, "begins"])))
+        log.info("%s: %s", name, " · ".join(filter(None, [current._count(), note])))
     else:
         current.advance(0)
     yield current
@@ -116,7 +120,9 @@ def stage(name: str, total: int = 0, unit: str = "", note: str = "") -> Iterator
 
 def settle(name: str, note: str) -> None:
     """Say of a planned stage that there is nothing left to do in it."""
-    if name in _planned or _display is None:
+    if _display is None:
+        log.info("%s: %s", name, note)
+    else:
         with stage(name, note=note):
             pass
 
@@ -130,13 +136,19 @@ def display(plan: Sequence[str]) -> Iterator[None]:
         return
     from rich import progress
     from rich.table import Column
+    from rich.text import Text
+
+    class _Remaining(progress.TimeRemainingColumn):
+        def render(self, task: progress.Task) -> Text:
+            """What remains, as long as anything does."""
+            return Text("") if task.finished or not task.started else super().render(task)
 
     bars = progress.Progress(
         progress.TextColumn("{task.description}", table_column=Column(min_width=9, no_wrap=True)),
-        progress.BarColumn(bar_width=20),
+        progress.BarColumn(bar_width=20 if terminal().width >= 100 else 10),
         progress.TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True)),
         progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(compact=True),
+        _Remaining(compact=True),
         progress.TextColumn(
             "{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
         ),
@@ -161,7 +173,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for position, column in enumerate(columns):
         justify: Any = "left" if position == 0 else "right"
         table.add_column(column, justify=justify, no_wrap=position == 0)

@@ -11,10 +11,10 @@ from typing import Any
 
 import tomlkit
 
-from igkd_search import database, results, spec, vault
+from igkd_search import __version__, database, results, spec, vault
 from igkd_search.errors import MaterialError, StudyError
 
-_PACKAGES = ("igkd-search", "torch", "torchvision", "captum", "optuna", "onnxruntime", "numpy")
+_PACKAGES = ("torch", "torchvision", "captum", "optuna", "onnxruntime", "numpy")
 _COMMENTS = {
     "data": "the search read the fit rows of the training part; final training reads all of it",
     "teacher": "read from the file beside this one; its recipe is kept to train it again",
@@ -110,7 +110,7 @@ def _provenance(name: str, row: results.Row, facts: dict[str, Any]) -> spec.Prov
         validation_accuracy=row.accuracy,
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprints=facts["fingerprints"],
-        versions={package: version(package) for package in _PACKAGES},
+        versions={"igkd-search": __version__} | {name: version(name) for name in _PACKAGES},
         latency={
             engine: {
                 "teacher": table["teacher"][engine]["median_ms"],

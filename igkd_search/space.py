@@ -48,7 +48,7 @@ def first_rung(study: spec.Study) -> int:
 
 
 def startup_trials(study: spec.Study) -> int:
-    """Trials by chance before the model proposes, in each bracket: TPE sees only its own."""
+    """Trials by chance before the model proposes: few, or a small budget is mostly chance."""
     brackets = _brackets(study) if study.search.pruner == "hyperband" else 1
     return max(3, study.search.trials // (4 * brackets))
 

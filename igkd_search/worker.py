@@ -107,7 +107,7 @@ class Worker:
 
     def _finish(self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None) -> None:
         config = self._configure(claim, trial)
-        state, value, attributes = self._train(claim, trial, config, stage)
+        state, value, attributes = self._result_of(claim, trial, config, stage)
         self.slots.renew(claim)
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
@@ -127,51 +127,63 @@ class Worker:
         trial.set_user_attr("attempts", claim.attempt)
         return config
 
-    def _train(
+    def _result_of(
         self,
         claim: slots.Claim,
         trial: optuna.Trial,
         config: spec.TrialConfig,
         stage: console.Stage | None,
     ) -> tuple[TrialState, float | None, dict[str, Attribute]]:
-        """Train until the end, the pruner's word or a failure: (state, value, attributes)."""
+        """Train; (state, value, attributes). What is not the trial's own fault is raised."""
+        attributes = dict(self.describe(config))
+        failed: dict[str, Attribute]
+        try:
+            state, record = self._train(claim, trial, config, stage)
+        except TrialError as error:
+            failed = {"cause": error.cause, "reason": str(error)}
+            return TrialState.FAIL, None, attributes | failed
+        except (IgkdError, optuna.exceptions.OptunaError):
+            raise
+        except Exception as error:  # a bug costs its trial, not the search
+            log.exception("trial %d failed by a bug", trial.number)
+            failed = {"cause": "bug", "reason": repr(error), "traceback": traceback.format_exc()}
+            return TrialState.FAIL, None, attributes | failed
+        value = record.accuracy if state is TrialState.COMPLETE else None
+        return state, value, attributes | _figures(record)
+
+    def _train(
+        self,
+        claim: slots.Claim,
+        trial: optuna.Trial,
+        config: spec.TrialConfig,
+        stage: console.Stage | None,
+    ) -> tuple[TrialState, fitting.EpochRecord]:
+        """Train until the last epoch or the pruner's word; report every epoch once."""
         folder = self._folder(trial)
         resume_from = fitting.newest_checkpoint(folder)
         if claim.attempt > 1:
-            from_where = (
-                f"from {resume_from.stem}" if resume_from else "at epoch 0: no checkpoint here"
+            place = (
+                resume_from.stem if resume_from else "epoch 0, since there is no checkpoint here"
             )
-            log.info("trial %d: attempt %d goes on %s", trial.number, claim.attempt, from_where)
+            log.info("trial %d: attempt %d goes on from %s", trial.number, claim.attempt, place)
         save_to = folder / f"attempt-{claim.attempt:03d}"
-        attributes = dict(self.describe(config))
         reported = self._reported(trial)
+        seed = trial.user_attrs["seed"]
         record = None
-        try:
-            for record in self.train(config, trial.user_attrs["seed"], save_to, resume_from):
-                self.slots.renew(claim)
-                if record.epoch not in reported:
-                    trial.report(record.accuracy, record.epoch)
-                if stage is not None:
-                    stage.advance(
-                        0, f"trial {trial.number}: {_epoch(record, config)}; " + self._best_so_far()
-                    )
-                # after the last epoch the trial is complete, whatever the pruner would say
-                may_prune = record.epoch < config.epochs and record.epoch >= max(
-                    reported, default=0
-                )
-                if may_prune and trial.should_prune():
-                    return TrialState.PRUNED, None, attributes | _figures(record)
-        except (IgkdError, optuna.exceptions.StorageInternalError) as error:
-            if not isinstance(error, TrialError):
-                raise
-            reason: dict[str, Attribute] = {"cause": error.cause, "reason": str(error)}
-            return TrialState.FAIL, None, attributes | reason
-        except Exception as error:  # a bug costs its trial, not the search
-            log.exception("trial %d failed by a bug", trial.number)
-            reason = {"cause": "bug", "reason": repr(error), "traceback": traceback.format_exc()}
-            return TrialState.FAIL, None, attributes | reason
+        for record in self.train(config, seed, save_to, resume_from):
+            self.slots.renew(claim)
+            if record.epoch not in reported:
+                trial.report(record.accuracy, record.epoch)
+            if stage is not None:
+                now = f"trial {trial.number} {record.epoch}/{config.epochs} {record.accuracy:.1%}"
+                stage.advance(0, f"{self._best_so_far()}, {now}")
+            if record.epoch == config.epochs:
+                break  # complete, whatever the pruner would say
+            # the pruner was heard on earlier reports already, but perhaps not on the last one
+            if record.epoch >= max(reported, default=0) and trial.should_prune():
+                return TrialState.PRUNED, record
         assert record is not None
-        return TrialState.COMPLETE, record.accuracy, attributes | _figures(record)
+        return TrialState.COMPLETE, record
 
     def _reported(self, trial: optuna.Trial) -> set[int]:
         frozen = self.storage.get_trial(trial._trial_id)
@@ -184,8 +196,8 @@ class Worker:
         try:
             best = self.optuna_study.best_trial
         except ValueError:
-            return "no trial complete yet"
-        return f"best {best.value:.1%} (trial {best.number})"
+            return "no best yet"
+        return f"best {best.value:.1%}"
 
     @contextmanager
     def _kept(self, claim: slots.Claim) -> Iterator[None]:
@@ -228,10 +240,6 @@ def _figures(record: fitting.EpochRecord) -> dict[str, Attribute]:
         "epochs": record.epoch,
         "images_per_s": round(record.images_per_s, 1),
     }
-
-
-def _epoch(record: fitting.EpochRecord, config: spec.TrialConfig) -> str:
-    return f"epoch {record.epoch}/{config.epochs} {record.accuracy:.1%}"
 
 
 def _log_end(

@@ -1,0 +1,138 @@
+"""What the commands print for people: summaries, statuses and trials as tables of plain values."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igkd_search import console
+
+if TYPE_CHECKING:
+    from igkd_search import results
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """Print what `results.status` found."""
+    budget, best = found["budget"], found["best"]
+    pairs = {
+        "budget": f"{budget['done']} of {budget['trials']} trials done, "
+        f"{budget['running']} running, {budget['open']} open",
+        "states": _counted(found["states"]),
+        "proposed by": _counted(found["proposed_by"]),
+    }
+    for row in found["running"]:
+        accuracy = f", {row['accuracy']:.1%}" if row["accuracy"] is not None else ""
+        pairs[f"trial {row['trial']}"] = f"{row['epochs']} epochs{accuracy}"
+    if best is not None:
+        pairs["best"] = f"trial {best['trial']}, {best['accuracy']:.1%} on validation"
+    console.print_pairs(f"study {found['study']}", pairs)
+
+
+def print_trials(found: "Sequence[results.Row]") -> None:
+    """Print every trial on a line; columns without any content are left out."""
+    names = sorted({name for row in found for name in row.parameters})
+    columns = {
+        "trial": [str(row.number) for row in found],
+        "state": [row.state for row in found],
+        "accuracy": ["" if row.accuracy is None else f"{row.accuracy:.1%}" for row in found],
+        "epochs": [str(row.epochs) for row in found],
+        "attempts": [str(row.attempts) if row.attempts > 1 else "" for row in found],
+        # a name may break behind its underscores, so that 80 columns are enough
+        **{
+            name.replace("_", "_\n"): [_short(row.parameters.get(name, "")) for row in found]
+            for name in names
+        },
+        "by": [row.proposed_by or "" for row in found],
+        "cause": [row.cause or "" for row in found],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    console.print_table("", list(shown), list(zip(*shown.values(), strict=True)))
+
+
+def print_summary(found: dict[str, Any]) -> None:
+    """Print what `results.summary` found: the winner beside the teacher, and what was spent."""
+    teacher, trials, winner = found["teacher"], found["trials"], found["best"]
+    spent = found["epochs"]
+    pairs = {
+        "trials": f"{trials['complete']} complete, {trials['pruned']} pruned, "
+        f"{trials['failed']} failed, of {trials['budget']}",
+        "proposed by": _counted(found["proposed_by"]),
+        "epochs": f"{spent['trained']} trained, {spent['without_pruning']} without pruning",
+        "time": _minutes(found["seconds"]),
+    }
+    if winner is None:
+        console.print_pairs(f"study {found['study']}: no trial has completed yet", pairs)
+        return
+    console.print_table(
+        f"study {found['study']}",
+        ["", "teacher", "student", "ratio"],
+        [
+            [
+                "validation accuracy",
+                f"{teacher['accuracy']:.1%}",
+                f"{winner['accuracy']:.1%}",
+                "",
+            ],
+            *_cost_rows(teacher, found["student"]),
+        ],
+    )
+    console.print_pairs(
+        f"best configuration (trial {winner['number']})",
+        {name: _short(value) for name, value in winner["parameters"].items()},
+    )
+    console.print_pairs("search", pairs)
+    export_it = f"igkd export {found['study']} -o best.toml"
+    console.print_pairs("next", {"export": export_it, "train": "igkd train best.toml -o final/"})
+
+
+def _cost_rows(teacher: dict[str, Any], student: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for engine, label in (
+        ("onnxruntime", "latency, ONNX Runtime"),
+        ("pytorch", "latency, PyTorch"),
+    ):
+        ours, theirs = student["latency"][engine], teacher["latency"][engine]
+        ratio = theirs["median_ms"] / ours["median_ms"]
+        rows.append([label, _milliseconds(theirs), _milliseconds(ours), f"{ratio:.2f}x"])
+    for key, label in (("parameters", "parameters"), ("macs", "multiply-accumulates")):
+        ratio = teacher[key] / student[key]
+        rows.append([label, f"{teacher[key]:,}", f"{student[key]:,}", f"{ratio:.2f}x"])
+    return rows
+
+
+def print_final(result: dict[str, Any], output: Path) -> None:
+    """Print the result of a final training: the student's test accuracy beside the teacher's."""
+    teacher, student = result["teacher"], result["student"]
+    spread = student["accuracy"]
+    sd = f" +- {100 * spread['sd']:.1f}" if spread["sd"] is not None else ""
+    teacher = {**teacher, "latency": teacher}
+    console.print_table(
+        f"final student ({spread['n']} seed{'s' if spread['n'] > 1 else ''})",
+        ["", "teacher", "student", "ratio"],
+        [
+            [
+                "test accuracy",
+                f"{teacher['accuracy']:.1%}",
+                f"{100 * spread['mean']:.1f}{sd} %",
+                "",
+            ],
+            *_cost_rows(teacher, {**student, "latency": student}),
+        ],
+    )
+    pairs = {"student": str(output / "student.safetensors"), "result": str(output / "result.json")}
+    console.print_pairs(f"test set: {result['test']['images']} images, read once", pairs)
+
+
+def _milliseconds(stats: dict[str, Any]) -> str:
+    return f"{stats['median_ms']:.3g} ms"
+
+
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
