@@ -61,8 +61,8 @@ class Worker:
                 claim = self.slots.claim()
                 if claim is not None:
                     self.run_claim(claim, stage)
-                elif counts.leased:
-                    time.sleep(poll_seconds)
+                elif counts.done < counts.total:
+                    time.sleep(poll_seconds)  # others hold what is left, and may die
                 else:
                     break
 

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from igkd_search.database import Database, connect
+from igkd_search.database import slots as table
 from igkd_search.errors import LeaseLost, StorageError
 from igkd_search.slots import Claim, Counts, Identity, SlotRow, Slots, process_start, this_process
 from tests.databases import KINDS, at_once, fresh_url, prepared_url
@@ -93,6 +94,39 @@ def test_no_slot_is_given_to_two_claimers(kind: str, tmp_path: Path) -> None:
     rows = Slots(database, "s").rows()
     database.close()
     assert {(row.state, row.attempt, row.outcome) for row in rows} == {("done", 1, "complete")}
+
+
+def test_no_dead_owners_slot_is_given_to_two_claimers(database: Database) -> None:
+    dead = Slots(database, "s", identity=replace(this_process(), process_started="1"))
+    dead.set_budget(30)
+    while claimed(dead).slot < 29:
+        pass
+    workers = [Slots(connect(database.url), "s") for _ in range(4)]
+
+    def adopt_all(worker: Slots) -> list[Claim]:
+        adopted = []
+        while claim := worker.claim():
+            adopted.append(claim)
+        return adopted
+
+    with ThreadPoolExecutor(4) as threads:
+        claims = [claim for adopted in threads.map(adopt_all, workers) for claim in adopted]
+    for worker in workers:
+        worker.database.close()
+    assert sorted(claim.slot for claim in claims) == list(range(30))
+    assert {claim.attempt for claim in claims} == {2}
+
+
+def test_a_claimer_passes_by_a_slot_that_another_is_taking(tmp_path: Path) -> None:
+    url = prepared_url("postgresql", tmp_path)
+    database, other = connect(f"{url}&options=-clock_timeout%3D2000"), connect(url)
+    other.write_study("s", {}, 2)
+    Slots(other, "s").set_budget(2)
+    with other.transaction() as connection:
+        connection.execute(sa.update(table).where(table.c.slot == 0).values(host="taking"))
+        assert claimed(Slots(database, "s")).slot == 1
+    database.close()
+    other.close()
 
 
 @pytest.mark.parametrize(
