@@ -150,7 +150,9 @@ def display(plan: Sequence[str]) -> Iterator[None]:
         progress.TimeElapsedColumn(),
         _Remaining(compact=True),
         progress.TextColumn(
-            "{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            "{task.fields[note]}",
+            markup=False,  # a note may hold an error's [brackets]
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
         ),
         console=terminal(),
         expand=True,
@@ -172,6 +174,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print a table on standard output; the first column is left-aligned, the others right."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
         title=title or None,
@@ -184,7 +187,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         justify: Any = "left" if position == 0 else "right"
         table.add_column(column, justify=justify, no_wrap=position == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # not markup: a cell may hold an error's [brackets]
     terminal("stdout").print(table)
 
 

@@ -186,11 +186,21 @@ def _cifar10_part(files: list[str]) -> Callable[[spec.Data, Path], Part]:
         folder = cache / "cifar-10-batches-bin"
         if not all((folder / name).is_file() for name in files):
             _download(_CIFAR10_URL, _CIFAR10_MD5, cache)
-        records = np.concatenate([np.fromfile(folder / name, dtype=np.uint8) for name in files])
-        records = records.reshape(-1, 1 + 3 * 32 * 32)
+        records = np.concatenate([_cifar10_records(folder / name) for name in files])
         return records[:, 1:].reshape(-1, 3, 32, 32).copy(), records[:, 0].astype(np.int64)
 
     return read
+
+
+def _cifar10_records(path: Path) -> Pixels:
+    record = 1 + 3 * 32 * 32
+    values = np.fromfile(path, dtype=np.uint8)
+    if not len(values) or len(values) % record:
+        raise DataError(
+            f"{path}: {len(values)} bytes are no whole number of records of {record}; delete "
+            f"{path.parent} to have it unpacked again"
+        )
+    return values.reshape(-1, record)
 
 
 def _download(url: str, md5: str, cache: Path) -> None:

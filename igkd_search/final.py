@@ -7,6 +7,7 @@ on the test set.
 
 import json
 import logging
+import shutil
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> 
     folder holds the result of another configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    asked = spec.fingerprint([exported.model_dump(mode="json", exclude={"provenance"}), seeds])
+    asked = spec.fingerprint([exported.question(), exported.provenance.seed, seeds])
     known = _finished(folder, asked)
     if known is not None:
         return known
@@ -86,6 +87,7 @@ def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> 
     weights = {key: value.contiguous().cpu() for key, value in students[0].state_dict().items()}
     vault.write_whole(folder / "student.safetensors", save(weights))
     vault.write_whole(folder / "result.json", json.dumps(result, indent=2).encode())
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return result
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from igkd_search import spec, vault
-from igkd_search.errors import MaterialError, TrialError
+from igkd_search.errors import MaterialError, StudyError, TrialError
 
 
 @dataclass(frozen=True)
@@ -180,11 +180,16 @@ class _State:
         self.model.load_state_dict(_part(tensors, "model."))
         if self.averaged is not None:
             self.averaged.load_state_dict(_part(tensors, "ema."))
+        groups = self.optimizer.state_dict()["param_groups"]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(tensors, "optimizer.").items():
             index, _, key = name.partition(".")
+            # the fused step walks memory, so a momentum must lie in it as its parameter does
+            like = parameters[int(index)]
+            if value.shape == like.shape:
+                value = torch.empty_like(like).copy_(value)
             state.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.generator.set_state(tensors["generator.ours"])
         torch.set_rng_state(tensors["generator.global"])
@@ -285,7 +290,11 @@ def default_device() -> torch.device:
     """IGKD_DEVICE when set (`cuda`, `mps`, `cpu`), else the best there is."""
     asked = os.environ.get("IGKD_DEVICE")
     if asked:
-        return torch.device(asked)
+        try:
+            return torch.zeros((), device=asked).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise StudyError(f"IGKD_DEVICE = {asked}: {reason}; allowed: cuda, mps, cpu") from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

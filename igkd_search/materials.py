@@ -141,7 +141,7 @@ def use_bank(study: spec.Run, data: datasets.Dataset) -> bool:
     size = views * len(data.labels) * data.classes * 2
     chosen = size <= options.max_bytes and views <= study.planned_epochs()
     log.info(
-        "targets: %s (bank: %s teacher forwards, %.0f MB; live: up to %s forwards)",
+        "targets: %s (bank: %s teacher forwards, %.1f MB; live: up to %s forwards)",
         "bank" if chosen else "live",
         f"{bank_forwards:,}",
         size / 1e6,

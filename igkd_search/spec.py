@@ -36,10 +36,14 @@ Control = Literal["dim", "none", "random", "shuffled"]
 
 
 class Closed(BaseModel):
-    """Frozen, and closed to keys that it does not name."""
+    """Frozen, closed to keys that it does not name, and strict: "8" and true are no numbers."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -191,11 +195,22 @@ class Range(Closed):
         ]
 
     def contains(self, value: Any) -> bool:
-        """Whether the search could propose this value itself, steps aside."""
+        """Whether the search could propose this value itself."""
         if self.choices is not None:
             return value in self.choices
         assert self.low is not None and self.high is not None
-        return isinstance(value, (int, float)) and self.low <= value <= self.high
+        if not isinstance(value, (int, float)) or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / (self.step or 1)
+        return self.step is None or abs(steps - round(steps)) < 1e-8
+
+    def __str__(self) -> str:
+        """The range as a message shows it."""
+        if self.choices is not None:
+            return str(self.choices)
+        return f"[{self.low:g}, {self.high:g}]" + (
+            f" in steps of {self.step:g}" if self.step else ""
+        )
 
 
 def _check_searchable(name: str) -> str:
@@ -238,6 +253,13 @@ class Run(Closed):
         """The most epochs that will be trained, over all trials."""
         return self.trial.epochs
 
+    def question(self) -> dict[str, Any]:
+        """What is asked, as plain JSON: all but the budget, file places and provenance."""
+        plain = self.model_dump(mode="json", exclude={"provenance"})
+        plain.get("search", {}).pop("trials", None)
+        del plain["data"]["path"], plain["teacher"]["checkpoint"]
+        return plain
+
 
 class Study(Run):
     """A whole study file."""
@@ -265,8 +287,9 @@ class Study(Run):
                 near = _nearest(name, self.search.space)
                 faults.append(f"{where}.{name}: not a name of search.space{near}")
             elif not span.contains(value):
-                ends = span.choices or f"[{span.low:g}, {span.high:g}]"
-                faults.append(f"{where}.{name} = {value} is outside of {ends}")
+                faults.append(f"{where}.{name} = {value} is outside of {span}")
+            else:
+                faults += _faults_of_value(f"{where}.{name}", name, value)
         return faults
 
     def values_of(self, name: str) -> list[Any]:
@@ -277,12 +300,6 @@ class Study(Run):
     def planned_epochs(self) -> int:
         """The budget times the epochs of a trial; pruning saves some of them."""
         return self.search.trials * self.trial.epochs
-
-    def question(self) -> dict[str, Any]:
-        """What this study asks, as plain JSON: all but the budget and where files lie."""
-        plain = self.model_dump(mode="json")
-        del plain["search"]["trials"], plain["data"]["path"], plain["teacher"]["checkpoint"]
-        return plain
 
 
 class Provenance(Closed):
@@ -320,11 +337,18 @@ def _faults_of_range(name: str, span: Range) -> list[str]:
             f"{where}: give choices or a step, since the latency of each student is measured"
         )
     for end in span.ends():
-        try:
-            TrialConfig.model_validate({name: end})
-        except pydantic.ValidationError as error:
-            faults += [f"{where}: {end!r} is not allowed: {item['msg']}" for item in error.errors()]
+        # low and high are read as floats, whole ones stand for integers
+        whole = span.choices is None and isinstance(end, float) and end == int(end)
+        faults += _faults_of_value(where, name, int(end) if whole else end)
     return faults
+
+
+def _faults_of_value(where: str, name: str, value: Any) -> list[str]:
+    try:
+        TrialConfig.model_validate({name: value})
+    except pydantic.ValidationError as error:
+        return [f"{where}: {value!r} is not allowed: {item['msg']}" for item in error.errors()]
+    return []
 
 
 def trial_seed(study_seed: int, slot: int, purpose: str = "trial") -> int:
