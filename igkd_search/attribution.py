@@ -73,7 +73,9 @@ def one_backward(
     assert isinstance(target_ind, Tensor) and additional_forward_args is None
     with torch.enable_grad():
         logits = forward_fn(*inputs)
-        return torch.autograd.grad(logits.gather(1, target_ind.view(-1, 1)).sum(), inputs)
+        # for a single image Captum hands over its one label, not one a step
+        targets = target_ind.view(-1, 1).expand(len(logits), 1)
+        return torch.autograd.grad(logits.gather(1, targets).sum(), inputs)
 
 
 def to_maps(values: Tensor) -> Tensor:

@@ -280,9 +280,9 @@ def _open(storage: str | None, home: Path, read_only: bool = False) -> database.
 
 
 def _open_if_there(storage: str | None, home: Path) -> database.Database | None:
-    if storage is None and not (home / "igkd.db").exists():
-        return None
-    return _open(storage, home)
+    from igkd_search import database
+
+    return database.connect_if_there(_url(storage, home))
 
 
 @contextmanager

@@ -163,6 +163,18 @@ def connect(url: str, *, read_only: bool = False) -> Database:
     return Database(url, storage)
 
 
+def connect_if_there(url: str) -> Database | None:
+    """Open the database at `url` to read it only; None when nobody has made it yet."""
+    try:
+        return connect(url, read_only=True)
+    except _NoDatabase:
+        return None
+
+
+class _NoDatabase(StorageError):
+    """Nothing is wrong with the place, but no search has begun there."""
+
+
 def masked(url: str) -> str:
     """The URL with its passwords as ***; works on URLs that cannot be parsed as well."""
     hidden = re.sub(r"(://[^:/?#@]*:).*@", r"\1***@", url)
@@ -175,7 +187,7 @@ def unknown_study(url: str, name: str) -> StorageError:
 
 
 def _no_database(place: str) -> StorageError:
-    return StorageError(f"no database at {place}: start a search first with 'igkd run STUDY'")
+    return _NoDatabase(f"no database at {place}: start a search first with 'igkd run STUDY'")
 
 
 def _unreachable(url: str, error: BaseException) -> StorageError:

@@ -129,7 +129,7 @@ def _bench(exported: spec.Exported, folder: Path, home: Path) -> _Bench:
 
 def _warn_of_other_data(stated: Mapping[str, str], found: Mapping[str, str]) -> None:
     for name, digest in stated.items():
-        if found[name] != digest:
+        if name in found and found[name] != digest:
             log.warning(
                 "the %s are not those of the search (sha256 %s, now %s)",
                 name,
@@ -140,7 +140,9 @@ def _warn_of_other_data(stated: Mapping[str, str], found: Mapping[str, str]) -> 
 
 def _train_seed(bench: _Bench, index: int, seeds: int) -> nn.Module:
     config, seed = bench.exported.trial, final_seed(bench.exported, index)
-    checkpoints = bench.folder / "checkpoints" / f"seed-{index}"
+    # named by what is trained: the killed run of another configuration must not be continued
+    trained = spec.fingerprint([bench.exported.question(), dict(bench.shared.fingerprints), seed])
+    checkpoints = bench.folder / "checkpoints" / trained[:16]
     student = training.build(config, bench.stock, seed)
     epochs = fitting.fit(
         student,

@@ -24,6 +24,8 @@ from torch.nn import functional
 from igkd_search import spec, vault
 from igkd_search.errors import MaterialError, StudyError, TrialError
 
+_FORWARD_PIXELS = 2**18  # of one chunk: 256 images of 32x32 need some hundred megabytes
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -96,7 +98,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, batch: int = 1024
+    model: nn.Module, images: Tensor, labels: Tensor, batch: int | None = None
 ) -> tuple[float, float]:
     """(accuracy, mean cross entropy) on normalised images (N, C, H, W) and labels (N,)."""
     logits = predict(model, images, batch)
@@ -104,9 +106,10 @@ def evaluate(
     return accuracy.item(), functional.cross_entropy(logits, labels).item()
 
 
-def predict(model: nn.Module, images: Tensor, batch: int = 1024) -> Tensor:
+def predict(model: nn.Module, images: Tensor, batch: int | None = None) -> Tensor:
     """float32 logits (N, classes) of normalised images (N, C, H, W), in eval mode, in chunks."""
     assert not model.training
+    batch = batch or max(1, _FORWARD_PIXELS // images[0, 0].numel())
     # not inference_mode, whose results a loss cannot use; not autocast, which would round them
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         parts = [model(chunk).float() for chunk in torch.split(images, batch)]

@@ -63,24 +63,31 @@ def prepare(
     written after its materials, so that a file whose teacher fails can still be changed.
     """
     registry.check_question(base, study)
-    shared = materials.prepare(study, home, fitting.default_device())
+    before = base.read_study(study.name)
+    known = {} if before is None else before.facts.get("fingerprints", {})
+    data = datasets.load(study.data, home / "data")
+    _check_same(study.name, known, {"data": data.fingerprint})
+    shared = materials.prepare(study, home, fitting.default_device(), data)
+    _check_same(study.name, known, {"teacher": shared.fingerprints["teacher"]})
     registry.register(base, study, trials)
     record = base.read_study(study.name)
     assert record is not None
-    known, found = record.facts.get("fingerprints", {}), shared.fingerprints
-    for name in ("data", "teacher"):
-        if known.get(name, found[name]) != found[name]:
-            raise StudyError(
-                f"study '{study.name}' began with another {name} (sha256 {known[name][:12]}, now "
-                f"{found[name][:12]}): its trials cannot be compared; restore it, or give the "
-                "study another name"
-            )
     teacher_file = str(shared.teacher.weights)
     if shared.teacher.weights.is_relative_to(home):
         teacher_file = str(shared.teacher.weights.relative_to(home))
     facts = {**shared.facts(), **_stable(record.facts), "teacher_file": teacher_file}
     base.update_facts(study.name, **facts)
     return shared
+
+
+def _check_same(name: str, known: Mapping[str, str], found: Mapping[str, str]) -> None:
+    for part, digest in found.items():
+        if known.get(part, digest) != digest:
+            raise StudyError(
+                f"study '{name}' began with another {part} (sha256 {known[part][:12]}, now "
+                f"{digest[:12]}): its trials cannot be compared; restore it, or give the study "
+                "another name"
+            )
 
 
 def _stable(facts: Mapping[str, object]) -> dict[str, object]:

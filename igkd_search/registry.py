@@ -73,8 +73,9 @@ def register(base: database.Database, study: spec.Study, trials: int | None = No
         study_name=study.name, storage=base.storage, direction="maximize", load_if_exists=True
     )
     base.write_study(study.name, study.model_dump(mode="json"), budget)
-    base.set_question(study.name, study.model_dump(mode="json"))
+    # the budget first: once the question is stored, the file no longer looks changed
     slots.Slots(base, study.name).set_budget(budget)
+    base.set_question(study.name, study.model_dump(mode="json"))
 
 
 def is_finished(base: database.Database, study: spec.Study, trials: int | None = None) -> bool:

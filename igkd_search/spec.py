@@ -125,6 +125,12 @@ class Overlays(Closed):
     """What the overlay really is: the image's map (none), another image's (shuffled), the map's
     values at random places (random), or darkening alone (dim)."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.steps == 1 and self.rule != "gausslegendre":
+            raise ValueError(f"rule = '{self.rule}' needs steps = 2 or more")
+        return self
+
 
 class MaterialsOptions(Closed):
     """[materials]: what is stored and what is computed as trials run."""
@@ -191,7 +197,7 @@ class Range(Closed):
         whole = all(value == int(value) for value in (self.low, self.step))
         return [
             int(value) if whole else value
-            for value in (self.low + i * self.step for i in range(count + 1))
+            for value in (min(self.low + i * self.step, self.high) for i in range(count + 1))
         ]
 
     def contains(self, value: Any) -> bool:

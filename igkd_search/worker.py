@@ -76,7 +76,9 @@ class Worker:
         except LeaseLost:
             log.warning("slot %d: another worker owns it now; this one stops", claim.slot)
         except optuna.exceptions.UpdateFinishedTrialError:
-            log.warning("slot %d: its trial is finished already; this worker stops", claim.slot)
+            # the next claim, perhaps of this worker, finds it finished and closes the slot
+            log.warning("slot %d: somebody else finished its trial; this one stops", claim.slot)
+            self._release(claim)
         except BaseException:
             # interrupted, or the storage failed: the next worker goes on from the checkpoint
             self._release(claim)
@@ -86,6 +88,7 @@ class Worker:
         """The running trial of the slot; None when it had finished, and the slot is closed now."""
         found = self._find(claim.slot)
         if found is not None and found.state.is_finished():
+            shutil.rmtree(self._folder(found), ignore_errors=True)
             self.slots.finish(claim, _outcome(found))
             return None
         if found is None:
@@ -113,8 +116,9 @@ class Worker:
             trial.set_user_attr(name, attribute)
         self.optuna_study.tell(trial, value, state)
         cause = attributes.get("cause")
-        self.slots.finish(claim, f"failed:{cause}" if cause else state.name.lower())
+        # before the slot is closed, or nobody would come back to remove it after a crash
         shutil.rmtree(self._folder(trial), ignore_errors=True)
+        self.slots.finish(claim, f"failed:{cause}" if cause else state.name.lower())
         _log_end(trial, state, value, attributes)
 
     def _configure(self, claim: slots.Claim, trial: optuna.Trial) -> spec.TrialConfig:
@@ -122,8 +126,8 @@ class Worker:
         if claim.attempt == 1 or "seed" not in trial.user_attrs:
             fixed = claim.slot < len(self.study.search.start)
             by = "start" if fixed else "model" if trial.relative_params else "chance"
-            trial.set_user_attr("seed", spec.trial_seed(self.study.search.seed, claim.slot))
             trial.set_user_attr("proposed_by", by)
+            trial.set_user_attr("seed", spec.trial_seed(self.study.search.seed, claim.slot))
         trial.set_user_attr("attempts", claim.attempt)
         return config
 
@@ -189,7 +193,7 @@ class Worker:
         frozen = self.storage.get_trial(trial._trial_id)
         return set(frozen.intermediate_values)
 
-    def _folder(self, trial: optuna.Trial) -> Path:
+    def _folder(self, trial: optuna.trial.BaseTrial) -> Path:
         return self.checkpoints / self.study.name / f"trial-{trial.number:05d}"
 
     def _best_so_far(self) -> str:
@@ -229,8 +233,10 @@ class Worker:
 
 
 def _outcome(trial: FrozenTrial) -> str:
-    cause = trial.user_attrs.get("cause")
-    return f"failed:{cause}" if cause else trial.state.name.lower()
+    if trial.state == TrialState.FAIL:
+        # without a cause somebody else failed it, in the dashboard say
+        return f"failed:{trial.user_attrs.get('cause', 'told from outside')}"
+    return trial.state.name.lower()
 
 
 def _figures(record: fitting.EpochRecord) -> dict[str, Attribute]:

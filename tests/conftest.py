@@ -1,0 +1,82 @@
+"""What every test gets: one thread, the CPU, no home or storage of the developer's; tiny materials.
+
+The fixtures are of the whole session: what they hold is read, never changed.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from igkd_search import spec
+from tests import tiny
+
+if TYPE_CHECKING:
+    from igkd_search import materials, training
+
+
+def pytest_configure() -> None:
+    """Set the environment of the tests and of the processes that they start."""
+    # before torch is imported: results depend on the thread count, and tests share their cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["IGKD_DEVICE"] = "cpu"
+    for name in ("IGKD_HOME", "IGKD_STORAGE", "IGKD_DATA", "OPTUNA_STORAGE"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny data set."""
+    return tiny.write_arrays(tmp_path_factory.mktemp("tiny") / "arrays")
+
+
+@pytest.fixture(scope="session")
+def study(arrays: Path) -> spec.Study:
+    """The tiny study, whose targets are a bank."""
+    return tiny.study(arrays)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder of the tiny materials."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def shared(study: spec.Study, home: Path) -> "materials.Materials":
+    """The materials of the tiny study."""
+    import torch
+
+    from igkd_search import materials
+
+    return materials.prepare(study, home, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def stock(shared: "materials.Materials", study: spec.Study) -> "training.Stock":
+    """The materials of the tiny study as trials read them."""
+    import torch
+
+    from igkd_search import training
+
+    return training.Stock.of(shared, study, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def searched(
+    study: spec.Study,
+    home: Path,
+    shared: "materials.Materials",
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The home folder of the tiny study after a search of two trials, its database in it."""
+    from igkd_search import database, launch
+
+    found = tmp_path_factory.mktemp("searched") / "home"
+    shutil.copytree(home, found)
+    base = database.connect(f"sqlite:///{found / 'igkd.db'}")
+    launch.search(base, study, found, trials=2)
+    base.close()
+    return found

@@ -1,0 +1,303 @@
+"""Law 2, its pure half: a view moves image and map together. Law 3: what an overlay changes.
+
+The oracle of views is a loop over single pixels; it shares no line with the look-up.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from igkd_search.augment import Reader, Views, look_up, normalise, overlay, pack, to_unit
+
+Bytes = NDArray[np.uint8]
+
+KINDS = st.builds(Views, shift=st.integers(0, 2), flip=st.booleans())
+SIZES = st.tuples(st.integers(1, 5), st.integers(1, 5))
+
+
+def pixels(seed: int, *shape: int) -> Tensor:
+    """Random bytes; 0 is left out, so that padding can be told from a pixel."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(1, 256, shape, dtype=np.uint8))
+
+
+def naive_view(image: Bytes, shift: int, dy: int, dx: int, flipped: bool) -> Bytes:
+    """Crop (C, H, W) at offset (dy, dx) of its padding, then mirror, pixel by pixel."""
+    channels, height, width = image.shape
+    view = np.zeros_like(image)
+    for channel in range(channels):
+        for y in range(height):
+            for x in range(width):
+                column = width - 1 - x if flipped else x
+                source_y, source_x = y + dy - shift, column + dx - shift
+                if 0 <= source_y < height and 0 <= source_x < width:
+                    view[channel, y, x] = image[channel, source_y, source_x]
+    return view
+
+
+def every_view(kinds: Views) -> list[tuple[int, int, bool]]:
+    flips = (False, True) if kinds.flip else (False,)
+    side = range(2 * kinds.shift + 1)
+    return [(dy, dx, flipped) for dy in side for dx in side for flipped in flips]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(KINDS, SIZES, st.integers(1, 3), st.booleans(), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_look_up_is_the_view_worked_out_pixel_by_pixel(
+    kinds: Views, size: tuple[int, int], channels: int, with_maps: bool, seed: int
+) -> None:
+    images = pixels(seed, 3, channels, *size)
+    maps = pixels(seed + 1, 3, *size) if with_maps else None
+    packed = pack(images, maps, kinds.shift)
+    views = every_view(kinds)
+    rows = torch.arange(3).repeat_interleave(len(views))
+    indexes = torch.tensor([kinds.index(*view) for view in views]).repeat(3)
+    found = look_up(packed, rows, indexes, kinds).permute(0, 3, 1, 2).numpy()
+    together = images if maps is None else torch.cat([images, maps[:, None]], 1)
+    expected = [
+        naive_view(together[row].numpy(), kinds.shift, *view) for row in range(3) for view in views
+    ]
+    np.testing.assert_array_equal(found, np.stack(expected))
+
+
+@given(KINDS)
+@settings(deadline=None)
+def test_view_indexes_count_every_view_once(kinds: Views) -> None:
+    views = every_view(kinds)
+    assert [kinds.index(*view) for view in views] == list(range(kinds.count))
+    assert kinds.count == len(views)
+
+
+@pytest.mark.parametrize(
+    ("shift", "flip", "count"), [(0, False, 1), (1, False, 9), (0, True, 2), (4, True, 162)]
+)
+def test_the_number_of_views(shift: int, flip: bool, count: int) -> None:
+    assert Views(shift, flip).count == count
+
+
+@given(KINDS, SIZES)
+@settings(max_examples=30, deadline=None)
+def test_the_identity_view_is_the_image_itself(kinds: Views, size: tuple[int, int]) -> None:
+    images = pixels(0, 4, 3, *size)
+    rows = torch.tensor([3, 0, 2, 2])
+    found = look_up(pack(images, None, kinds.shift), rows, torch.full((4,), kinds.identity), kinds)
+    assert torch.equal(found.permute(0, 3, 1, 2), images[rows])
+
+
+def test_a_view_of_no_such_crop_or_flip_is_a_bug() -> None:
+    kinds = Views(1, flip=False)
+    for wrong in [(3, 0, False), (0, -1, False), (0, 0, True)]:
+        with pytest.raises(AssertionError):
+            kinds.index(*wrong)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_padding_is_zero_and_nothing_else_is(shift: int) -> None:
+    packed = pack(pixels(0, 2, 3, 4, 5), pixels(1, 2, 4, 5), shift)
+    assert packed.shape == (2, 4 + 2 * shift, 5 + 2 * shift, 4)
+    inner = packed[:, shift : 4 + shift, shift : 5 + shift]
+    assert (inner > 0).all()
+    assert packed.sum() == inner.sum()
+
+
+def test_views_are_drawn_evenly_and_by_the_generator_alone() -> None:
+    kinds = Views(1, flip=True)
+    drawn = kinds.draw(18_000, seeded(3))
+    assert torch.equal(drawn, kinds.draw(18_000, seeded(3)))
+    counts = torch.bincount(drawn, minlength=kinds.count)
+    # 1000 each, sd = sqrt(18000 * 1/18 * 17/18) = 30.7
+    assert len(counts) == kinds.count and (counts - 1000).abs().max() < 4 * 30.7
+
+
+def test_image_and_map_cannot_come_apart() -> None:
+    # each map is the first channel of its image, so they agree in every view of every row
+    kinds = Views(2, flip=True)
+    images = pixels(0, 6, 3, 4, 4)
+    reader = Reader.of(images, images[:, 0], kinds, torch.zeros(3), torch.ones(3))
+    rows = torch.randint(6, (500,), generator=seeded(1))
+    seen, maps = reader.unit(rows, kinds.draw(500, seeded(2)))
+    assert torch.equal(seen[:, 0], maps)
+    assert not torch.equal(seen[:, 1], maps)
+
+
+def test_a_reader_without_maps_shows_the_same_images_and_empty_maps() -> None:
+    kinds = Views(1, flip=True)
+    images, mean, sd = pixels(0, 3, 3, 4, 4), torch.full((3,), 0.4), torch.full((3,), 0.2)
+    rows, views = torch.tensor([2, 0, 1]), torch.tensor([0, 7, 17])
+    with_maps = Reader.of(images, pixels(1, 3, 4, 4), kinds, mean, sd)
+    without = Reader.of(images, None, kinds, mean, sd)
+    seen, maps = without.unit(rows, views)
+    assert torch.equal(seen, with_maps.unit(rows, views)[0])
+    assert maps.shape == (3, 4, 4) and not maps.any()
+    assert torch.equal(without.normalised(rows, views), with_maps.normalised(rows, views))
+
+
+def test_validation_images_are_normalised_and_nothing_more() -> None:
+    images, mean, sd = pixels(0, 3, 3, 4, 4), torch.tensor([0.1, 0.5, 0.9]), torch.full((3,), 0.3)
+    reader = Reader.of(images, pixels(1, 3, 4, 4), Views(2, flip=True), mean, sd)
+    rows = torch.tensor([2, 0])
+    expected = (images[rows].numpy() / 255 - mean.numpy()[:, None, None]) / np.float32(0.3)
+    np.testing.assert_allclose(reader.unaugmented(rows).numpy(), expected, atol=1e-5)
+
+
+def test_unit_pixels_span_0_to_1() -> None:
+    found = to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 3, 1))
+    assert found.dtype == torch.float32 and found.shape == (1, 1, 1, 3)
+    assert found.flatten().tolist() == [0.0, torch.tensor(51 / 255).item(), 1.0]
+
+
+@pytest.mark.parametrize(
+    ("probability", "strength"), [(0.0, 0.5), (0.0, 1.0), (1.0, 0.0), (0.5, 0.0)]
+)
+def test_probability_0_or_strength_0_changes_no_pixel(probability: float, strength: float) -> None:
+    images, maps = to_unit(pixels(0, 64, 3, 4, 3)), torch.rand(64, 3, 4, generator=seeded())
+    assert images.shape == (64, 3, 3, 4)
+    found = overlay(images, maps, seeded(), probability=probability, strength=strength)
+    assert torch.equal(found, images)
+
+
+@given(
+    st.floats(0, 1, width=32), st.integers(0, 2**31), st.integers(1, 3), st.floats(0, 1, width=32)
+)
+@settings(max_examples=40, deadline=None)
+def test_with_exponent_1_an_overlaid_sample_is_the_weighted_mean(
+    strength: float, seed: int, channels: int, probability: float
+) -> None:
+    images = torch.rand(8, channels, 3, 4, generator=seeded(seed))
+    maps = torch.rand(8, 3, 4, generator=seeded(seed + 1))
+    arguments = {"strength": strength, "exponent_max": 1.0}
+    all_of_them = overlay(images, maps, seeded(), probability=1.0, **arguments)
+    blend = (1 - strength) * images + strength * maps[:, None]
+    torch.testing.assert_close(all_of_them, blend, rtol=0, atol=1e-6)
+    some = overlay(images, maps, seeded(), probability=probability, **arguments)
+    for found, untouched, blended in zip(some, images, all_of_them, strict=True):
+        assert torch.equal(found, untouched) or torch.equal(found, blended)
+
+
+@given(st.integers(0, 2**31), st.floats(1, 4, width=32), st.floats(0, 1, width=32))
+@settings(max_examples=40, deadline=None)
+def test_the_exponent_stays_between_1_and_its_maximum(
+    seed: int, exponent_max: float, strength: float
+) -> None:
+    images = torch.rand(8, 3, 4, 4, generator=seeded(seed))
+    maps = torch.rand(8, 4, 4, generator=seeded(seed + 1))
+    found = overlay(
+        images, maps, seeded(seed), probability=1.0, strength=strength, exponent_max=exponent_max
+    )
+    upper = (1 - strength) * images + strength * maps[:, None]  # maps in [0, 1]: the least power
+    lower = (1 - strength) * images + strength * maps[:, None] ** exponent_max
+    assert (found <= upper + 1e-5).all() and (found >= lower - 1e-5).all()
+    assert (found >= 0).all() and (found <= 1).all()
+
+
+def exponents(count: int, probability: float, seed: int) -> Tensor:
+    """The exponent of each sample, NaN where there is no overlay: maps of 1/e, strength 1."""
+    maps = torch.full((count, 1, 1), math.exp(-1))
+    found = overlay(
+        torch.zeros(count, 1, 1, 1), maps, seeded(seed), probability=probability, strength=1.0
+    )
+    return torch.where(found > 0, -found.log(), torch.nan).flatten()
+
+
+@pytest.mark.parametrize("probability", [0.4, 1.0])
+def test_the_exponent_is_log_uniform_from_1_to_2(probability: float) -> None:
+    drawn = exponents(40_000, probability, 0).log2()
+    quantiles = torch.nanquantile(drawn, torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9]))
+    torch.testing.assert_close(
+        quantiles, torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9]), rtol=0, atol=0.015
+    )
+
+
+def test_the_probability_is_that_of_each_sample() -> None:
+    count, probability = 20_000, 0.3
+    drawn = exponents(count, probability, 1).isfinite().double()
+    sd = math.sqrt(probability * (1 - probability) / count)
+    assert abs(drawn.mean().item() - probability) < 4 * sd
+    # neighbours in a batch, and the same place in another batch, know nothing of each other
+    other = exponents(count, probability, 2).isfinite().double()
+    for pair in (torch.stack([drawn[1:], drawn[:-1]]), torch.stack([drawn, other])):
+        assert abs(torch.corrcoef(pair)[0, 1].item()) < 4 / math.sqrt(count)
+
+
+def test_the_exponent_does_not_depend_on_the_probability() -> None:
+    rare, always = exponents(2000, 0.2, 5), exponents(2000, 1.0, 5)
+    drawn = rare.isfinite()
+    assert 0 < drawn.sum() < 2000
+    assert torch.equal(rare[drawn], always[drawn])
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_as_many_random_values_are_drawn_whatever_the_probability(
+    probability: float, strength: float
+) -> None:
+    generator, reference = seeded(9), seeded(9)
+    images, maps = torch.rand(7, 3, 2, 2), torch.rand(7, 2, 2)
+    overlay(images, maps, reference, probability=0.5)
+    overlay(images, maps, generator, probability=probability, strength=strength, exponent_max=3.0)
+    assert torch.equal(generator.get_state(), reference.get_state())
+
+
+def test_overlay_options_may_be_tensors() -> None:
+    images = torch.rand(16, 3, 2, 2, generator=seeded(0))
+    maps = torch.rand(16, 2, 2, generator=seeded(1))
+    plain = overlay(images, maps, seeded(), probability=0.4, strength=0.7, exponent_max=3.0)
+    tensors = overlay(
+        images,
+        maps,
+        seeded(),
+        probability=torch.tensor(0.4),
+        strength=torch.tensor(0.7),
+        exponent_max=torch.tensor(3.0),
+    )
+    torch.testing.assert_close(tensors, plain)
+
+
+def test_the_inputs_are_left_as_they_were() -> None:
+    images, maps = torch.rand(4, 3, 2, 2), torch.rand(4, 2, 2)
+    before = images.clone(), maps.clone()
+    overlay(images, maps, seeded(), probability=1.0)
+    assert torch.equal(images, before[0]) and torch.equal(maps, before[1])
+
+
+@given(KINDS, st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_the_order_is_crop_then_overlay_in_unit_space_then_normalisation(
+    kinds: Views, seed: int
+) -> None:
+    images, maps = pixels(seed, 4, 3, 3, 4), pixels(seed + 1, 4, 3, 4)
+    mean, sd = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.2, 0.3])
+    reader = Reader.of(images, maps, kinds, mean, sd)
+    rows = torch.tensor([1, 3, 0, 3])
+    views = kinds.draw(4, seeded(seed))
+    seen, saliency = reader.unit(rows, views)
+    laid = overlay(seen, saliency, seeded(), probability=1.0, strength=0.25, exponent_max=1.0)
+    found = normalise(laid, mean, sd).numpy()
+    choices = every_view(kinds)
+    for position, (row, view) in enumerate(zip(rows.tolist(), views.tolist(), strict=True)):
+        image = naive_view(images[row].numpy(), kinds.shift, *choices[view]) / 255
+        over = naive_view(maps[row][None].numpy(), kinds.shift, *choices[view]) / 255
+        expected = (0.75 * image + 0.25 * over - mean.numpy()[:, None, None]) / sd.numpy()[
+            :, None, None
+        ]
+        np.testing.assert_allclose(found[position], expected, atol=2e-5)
+
+
+def test_padding_is_black_under_the_overlay_not_the_mean_image() -> None:
+    # crop, overlay, normalise: a padded pixel is 0 until the last step, then -mean / sd
+    kinds = Views(1, flip=False)
+    reader = Reader.of(
+        pixels(0, 1, 3, 2, 2), pixels(1, 1, 2, 2), kinds, torch.full((3,), 0.5), torch.ones(3)
+    )
+    seen, maps = reader.unit(torch.tensor([0]), torch.tensor([kinds.index(0, 0, False)]))
+    laid = overlay(seen, maps, seeded(), probability=1.0)
+    assert (normalise(laid, reader.mean, reader.sd)[0, :, 0, :] == -0.5).all()

@@ -1,0 +1,122 @@
+"""The floors of the house: a module imports only from strictly lower ones, so nothing goes round.
+
+Imports are read from the source, those inside functions and under TYPE_CHECKING too.
+"""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "igkd_search"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+FLOORS = {
+    "errors": 0,
+    "console": 0,
+    "losses": 1,
+    "augment": 1,
+    "models": 1,
+    "attribution": 1,
+    "spec": 1,
+    "vault": 1,
+    "database": 1,
+    "datasets": 2,
+    "fitting": 2,
+    "onnx_export": 2,
+    "figures": 2,
+    "processes": 2,
+    "slots": 2,
+    "space": 2,
+    "teacher": 3,
+    "latency": 3,
+    "banks": 3,
+    "registry": 3,
+    "materials": 4,
+    "training": 5,
+    "results": 5,
+    "worker": 6,
+    "report": 6,
+    "tables": 6,
+    "export": 6,
+    "launch": 7,
+    "final": 7,
+    "dashboard": 7,
+    "maintenance": 7,
+    "cli": 8,
+    "__main__": 9,
+}
+"""Module -> floor; a module that is not here yet has its place already."""
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def imported_names(nodes: list[ast.AST]) -> set[str]:
+    """Dotted names that import statements among these nodes mention."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def house_imports(module: str) -> set[str]:
+    """The modules of the house that a module imports, wherever in it."""
+    parts = [name.split(".") for name in imported_names(list(ast.walk(tree_of(module))))]
+    return {part[1] for part in parts if part[0] == "igkd_search" and part[1] in MODULES}
+
+
+def test_every_module_has_a_floor() -> None:
+    assert set(MODULES) <= set(FLOORS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_to_strictly_lower_floors(module: str) -> None:
+    upwards = {name for name in house_imports(module) if FLOORS[name] >= FLOORS[module]}
+    assert upwards == set()
+
+
+def test_no_import_goes_round() -> None:
+    # the floors forbid it too; this one needs no table
+    left = {module: house_imports(module) for module in MODULES}
+    while free := [module for module, imports in left.items() if not imports & set(left)]:
+        for module in free:
+            del left[module]
+    assert left == {}
+
+
+def test_the_reader_of_imports_sees_them() -> None:
+    # were it blind, every test above would pass
+    assert house_imports("datasets") == {"augment", "spec", "errors"}
+    assert "launch" in house_imports("cli")  # imported inside a function
+
+
+def test_importing_the_package_imports_nothing() -> None:
+    assert imported_names(list(ast.walk(tree_of("__init__")))) == set()
+
+
+@pytest.mark.parametrize("module", ["spec", "errors", "console", "cli", "__main__"])
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    heavy = {"torch", "torchvision", "optuna", "sqlalchemy", "numpy", "rich", "captum", "sklearn"}
+    at_once = imported_names(list(tree_of(module).body))
+    assert {name.split(".")[0] for name in at_once} & heavy == set()
+
+
+def test_the_whole_package_is_read_only_downwards_from_the_root() -> None:
+    # `import igkd_search` or a star would hide what is used
+    for module in MODULES:
+        names = imported_names(list(ast.walk(tree_of(module))))
+        assert not [name for name in names if name == "igkd_search" or name.endswith(".*")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_readme_names_every_module(module: str) -> None:
+    assert f"{module}.py" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,628 @@
+"""Every fault of a study file is named, all in one message; nothing is guessed, nothing torch.
+
+The expected words are whole messages: they are what a user reads.
+"""
+
+import copy
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from igkd_search import spec
+from igkd_search.errors import StudyError
+
+STUDIES = Path(__file__).resolve().parents[1] / "studies"
+MINIMAL: dict[str, Any] = {
+    "name": "mine",
+    "search": {"space": {"temperature": {"low": 1.0, "high": 10.0}}},
+}
+TOP = "data, materials, name, overlays, search, teacher, trial"
+TRIAL = (
+    "batch_size, ema_decay, epochs, initialisation, kd_weight, label_smoothing, learning_rate, "
+    "momentum, optimizer, overlay_exponent_max, overlay_probability, overlay_strength, "
+    "removed_blocks, temperature, warmup, weight_decay, width"
+)
+TEACHER = (
+    "architecture, batch_size, checkpoint, checkpoint_sha256, ema_decay, epochs, label_smoothing, "
+    "learning_rate, minimum_accuracy, momentum, optimizer, seed, warmup, weight_decay, width"
+)
+DATA = "classes, flip, limit, path, seed, shift, source, validation"
+SEARCH = "pruner, sampler, seed, space, start, trials"
+NORMAL = {"low": 1.0, "high": 2.0}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The minimal study with `search__trials=3` and the like set in it."""
+    plain = copy.deepcopy(MINIMAL)
+    for path, value in changes.items():
+        *tables, key = path.split("__")
+        table = plain
+        for name in tables:
+            table = table.setdefault(name, {})
+        table[key] = value
+    return plain
+
+
+def study(**changes: Any) -> spec.Study:
+    return spec.check(spec.Study, changed(**changes), "mine.toml")
+
+
+def fault(**changes: Any) -> str:
+    """What is said of a study with these changes, without the name of its file."""
+    with pytest.raises(StudyError) as caught:
+        study(**changes)
+    where, _, said = str(caught.value).partition(": ")
+    assert where == "mine.toml"
+    return said
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("serach", f"did you mean 'search'?; allowed: {TOP}"),
+        ("data__sorce", f"did you mean 'source'?; allowed: {DATA}"),
+        ("teacher__lerning_rate", f"did you mean 'learning_rate'?; allowed: {TEACHER}"),
+        ("overlays__step", "did you mean 'steps'?; allowed: control, rule, steps"),
+        ("materials__target", "did you mean 'targets'?; allowed: max_bytes, targets"),
+        ("trial__temprature", f"did you mean 'temperature'?; allowed: {TRIAL}"),
+        ("search__sampeler", f"did you mean 'sampler'?; allowed: {SEARCH}"),
+        (
+            "search__space__temperature__hihg",
+            "did you mean 'high'?; allowed: choices, high, log, low, step",
+        ),
+        ("search__space__temprature", "did you mean 'temperature'?; allowed are the fields of"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_legal_one(place: str, said: str) -> None:
+    value = NORMAL if place.startswith("search__space__tempr") else 1
+    expected = f"{place.replace('__', '.')}: unknown key; {said}"
+    assert fault(**{place: value}) == (
+        expected + " [trial]" if expected.endswith("fields of") else expected
+    )
+
+
+def test_a_key_that_resembles_none_is_named_with_all_legal_ones() -> None:
+    assert fault(materials__qqq=1) == "materials.qqq: unknown key; allowed: max_bytes, targets"
+    assert fault(search__space__qqq=NORMAL) == (
+        "search.space.qqq: unknown key; allowed are the fields of [trial]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("data__source", "digts", "; did you mean 'digits'?; allowed: arrays, cifar10, digits"),
+        (
+            "search__sampler",
+            "tpee",
+            "; did you mean 'tpe'?; allowed: cmaes, gp, nsga2, qmc, random, tpe",
+        ),
+        (
+            "search__pruner",
+            "hyperbnd",
+            "; did you mean 'hyperband'?; allowed: asha, hyperband, median, none",
+        ),
+        ("teacher__architecture", "resnet", "; allowed: mobilenet_v2"),
+        ("trial__optimizer", "adan", "; did you mean 'adam'?; allowed: adam, adamw, sgd"),
+        (
+            "overlays__control",
+            "shufled",
+            "; did you mean 'shuffled'?; allowed: dim, none, random, shuffled",
+        ),
+        ("materials__targets", "banks", "; did you mean 'bank'?; allowed: auto, bank, live"),
+    ],
+)
+def test_an_unknown_value_is_named_with_the_nearest_legal_one(
+    place: str, value: str, said: str
+) -> None:
+    assert fault(**{place: value}) == (f"{place.replace('__', '.')}: unknown value {value!r}{said}")
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        ({"low": 2.0, "high": 2.0}, ": low = 2 must be below high = 2"),
+        ({"low": 3, "high": 0.5}, ": low = 3 must be below high = 0.5"),
+        (
+            {"low": 0.0, "high": 1.0, "log": True},
+            ": a log range must stay above 0, but low = 0",
+        ),
+        (
+            {"low": -1.0, "high": 1.0, "log": True},
+            ": a log range must stay above 0, but low = -1",
+        ),
+        ({}, ": a range needs low and high, or choices"),
+        ({"high": 1.0}, ": a range needs low and high, or choices"),
+        (
+            {"choices": [1.0, 2.0], "low": 1.0},
+            ": choices stand alone, without low, high, log or step",
+        ),
+        (
+            {"choices": [1.0, 2.0], "log": False},
+            ": choices stand alone, without low, high, log or step",
+        ),
+        ({"low": 1.0, "high": 2.0, "log": True, "step": 0.5}, ": log and step exclude each other"),
+        ({"low": 1.0, "high": 2.0, "step": 0}, ".step = 0: input should be greater than 0"),
+        (
+            {"choices": []},
+            ".choices = []: list should have at least 1 item after validation, not 0",
+        ),
+        ({"low": "1", "high": 2.0}, ".low = '1': input should be a valid number"),
+        ({"low": float("nan"), "high": 2.0}, ".low = nan: input should be a finite number"),
+        (
+            {"low": 0.0, "high": 2.0},
+            ": 0 is not allowed: Input should be greater than 0",
+        ),
+        (3, " = 3: input should be a valid dictionary or instance of Range"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(span: Any, said: str) -> None:
+    assert fault(search__space__temperature=span) == f"search.space.temperature{said}"
+
+
+@pytest.mark.parametrize(
+    ("name", "span", "said"),
+    [
+        (
+            "epochs",
+            {"low": 1, "high": 8},
+            "epochs cannot vary, since trials are compared epoch by epoch",
+        ),
+        (
+            "removed_blocks",
+            {"low": 3, "high": 7},
+            "give choices or a step, since the latency of each student is measured",
+        ),
+        (
+            "width",
+            {"low": 0.5, "high": 1.0},
+            "give choices or a step, since the latency of each student is measured",
+        ),
+        (
+            "removed_blocks",
+            {"low": 3, "high": 7.5, "step": 1},
+            "removed_blocks is a whole number, but its range is not",
+        ),
+        (
+            "batch_size",
+            {"low": 16, "high": 64, "step": 0.5},
+            "batch_size is a whole number, but its range is not",
+        ),
+        (
+            "batch_size",
+            {"choices": [16, 24.5]},
+            "batch_size is a whole number, but its range is not",
+        ),
+        (
+            "batch_size",
+            {"choices": [16, 32.0]},
+            "32.0 is not allowed: Input should be a valid integer",
+        ),
+        (
+            "batch_size",
+            {"low": 1, "high": 64},
+            "1 is not allowed: Input should be greater than or equal to 2",
+        ),
+        (
+            "kd_weight",
+            {"low": 0.0, "high": 1.5},
+            "1.5 is not allowed: Input should be less than or equal to 1",
+        ),
+        (
+            "learning_rate",
+            {"choices": [0.1, "0.2"]},
+            "'0.2' is not allowed: Input should be a valid number",
+        ),
+        (
+            "optimizer",
+            {"choices": ["sgd", "adan"]},
+            "'adan' is not allowed: Input should be 'adam', 'adamw' or 'sgd'",
+        ),
+    ],
+)
+def test_a_range_must_fit_its_field(name: str, span: dict[str, Any], said: str) -> None:
+    assert fault(**{f"search__space__{name}": span}) == f"search.space.{name}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("space", "point", "said"),
+    [
+        ({}, {"temperature": 0.5}, "search.start[1].temperature = 0.5 is outside of [1, 10]"),
+        ({}, {"temperature": "hot"}, "search.start[1].temperature = hot is outside of [1, 10]"),
+        (
+            {},
+            {"temprature": 2.0},
+            "search.start[1].temprature: not a name of search.space; did you mean 'temperature'?",
+        ),
+        ({}, {"kd_weight": 0.1}, "search.start[1].kd_weight: not a name of search.space"),
+        (
+            {"optimizer": {"choices": ["sgd", "adam"]}},
+            {"optimizer": "adamw"},
+            "search.start[1].optimizer = adamw is outside of ['sgd', 'adam']",
+        ),
+        (
+            {"removed_blocks": {"low": 3, "high": 11, "step": 4}},
+            {"removed_blocks": 5},
+            "search.start[1].removed_blocks = 5 is outside of [3, 11] in steps of 4",
+        ),
+        (
+            {"batch_size": {"low": 16, "high": 64}},
+            {"batch_size": 17.5},
+            "search.start[1].batch_size: 17.5 is not allowed: Input should be a valid integer",
+        ),
+        (
+            {"kd_weight": {"low": 0.0, "high": 1.0}},
+            {"kd_weight": True},
+            "search.start[1].kd_weight: True is not allowed: Input should be a valid number",
+        ),
+    ],
+)
+def test_a_start_that_the_search_could_not_propose_is_refused(
+    space: dict[str, Any], point: dict[str, Any], said: str
+) -> None:
+    ranges = {**MINIMAL["search"]["space"], **space}
+    start = [{"temperature": 2.5}, point]
+    assert fault(search__space=ranges, search__start=start) == said
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("trial__epochs", "8", " = '8': input should be a valid integer"),
+        ("trial__epochs", True, " = True: input should be a valid integer"),
+        ("trial__epochs", 2.5, " = 2.5: input should be a valid integer"),
+        ("trial__epochs", 0, " = 0: input should be greater than or equal to 1"),
+        ("trial__learning_rate", "fast", " = 'fast': input should be a valid number"),
+        ("trial__learning_rate", float("inf"), " = inf: input should be a finite number"),
+        ("trial__kd_weight", 1.1, " = 1.1: input should be less than or equal to 1"),
+        ("trial__removed_blocks", -1, " = -1: input should be greater than or equal to 0"),
+        ("search__trials", 0, " = 0: input should be greater than or equal to 1"),
+        ("data__validation", 0, " = 0: input should be greater than 0"),
+        ("data__shift", 9, " = 9: input should be less than or equal to 8"),
+        ("data", 3, " = 3: input should be a valid dictionary or instance of Data"),
+        (
+            "search__start",
+            {"temperature": 2.0},
+            " = {'temperature': 2.0}: input should be a valid list",
+        ),
+        ("name", "a b", " = 'a b': string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
+        ("name", "../x", " = '../x': string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
+        (
+            "teacher__checkpoint_sha256",
+            "beef",
+            " = 'beef': string should match pattern '^[0-9a-f]{64}$'",
+        ),
+        (
+            "search__space",
+            {},
+            " = {}: dictionary should have at least 1 item after validation, not 0",
+        ),
+    ],
+)
+def test_a_value_out_of_place_is_shown_with_what_is_allowed(
+    place: str, value: Any, said: str
+) -> None:
+    assert fault(**{place: value}) == place.replace("__", ".") + said
+
+
+def test_what_two_keys_say_together_is_checked_too() -> None:
+    assert fault(data__source="arrays") == (
+        "data: path is missing: the arrays source needs the folder of train_images.npy, "
+        "train_labels.npy, test_images.npy and test_labels.npy"
+    )
+    assert fault(data__validation=1.5) == (
+        "data: validation = 1.5 is neither a share below 1 nor a count"
+    )
+    assert fault(overlays__steps=1, overlays__rule="riemann_left") == (
+        "overlays: rule = 'riemann_left' needs steps = 2 or more"
+    )
+    assert study(overlays__steps=1).overlays.steps == 1
+
+
+def test_what_must_be_given_is_asked_for() -> None:
+    with pytest.raises(StudyError) as caught:
+        spec.check(spec.Study, {}, "mine.toml")
+    assert str(caught.value) == (
+        "mine.toml: 2 faults\n"
+        "  name: missing; it must be given\n"
+        "  search: missing; it must be given"
+    )
+    assert fault(search={}) == "search.space: missing; it must be given"
+
+
+def test_all_faults_come_in_one_message() -> None:
+    space = {
+        "temprature": NORMAL,
+        "kd_weight": {"low": 1.0, "high": 0.0},
+        "temperature": {"low": 0.0, "high": 1.0, "log": True},
+    }
+    said = fault(data__source="q", trial__epoch=3, search__space=space, search__sampler="grid")
+    assert said.splitlines() == [
+        "6 faults",
+        "  data.source: unknown value 'q'; allowed: arrays, cifar10, digits",
+        f"  trial.epoch: unknown key; did you mean 'epochs'?; allowed: {TRIAL}",
+        "  search.sampler: unknown value 'grid'; allowed: cmaes, gp, nsga2, qmc, random, tpe",
+        "  search.space.temprature: unknown key; did you mean 'temperature'?; allowed are the "
+        "fields of [trial]",
+        "  search.space.kd_weight: low = 1 must be below high = 0",
+        "  search.space.temperature: a log range must stay above 0, but low = 0",
+    ]
+
+
+def test_faults_of_ranges_and_of_starts_come_in_one_message() -> None:
+    space = {**MINIMAL["search"]["space"], "width": NORMAL, "kd_weight": {"low": 0.0, "high": 2.0}}
+    start = [{"temperature": 99.0, "width": 1.0}, {"momentum": 0.5}]
+    assert fault(search__space=space, search__start=start).splitlines() == [
+        "4 faults",
+        "  search.space.width: give choices or a step, since the latency of each student is "
+        "measured",
+        "  search.space.kd_weight: 2 is not allowed: Input should be less than or equal to 1",
+        "  search.start[0].temperature = 99.0 is outside of [1, 10]",
+        "  search.start[1].momentum: not a name of search.space",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_studies_are_right_and_named_as_their_files(path: Path) -> None:
+    found = spec.read_study(path)
+    assert found.name == path.stem
+    assert set(found.search.space) == {
+        "temperature",
+        "kd_weight",
+        "overlay_probability",
+        "learning_rate",
+    }
+    assert [set(point) for point in found.search.start] == [set(found.search.space)]
+
+
+def test_there_are_three_shipped_studies() -> None:
+    assert sorted(path.stem for path in STUDIES.glob("*.toml")) == [
+        "cifar10",
+        "cifar10_subset",
+        "digits",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_resolved_study_is_the_study(path: Path) -> None:
+    found = spec.read_study(path)
+    stored = json.loads(json.dumps(found.model_dump(mode="json")))
+    assert spec.check(spec.Study, stored, "stored") == found
+    assert spec.Study.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_study_cannot_be_changed_once_it_is_read() -> None:
+    found = study()
+    with pytest.raises(pydantic.ValidationError):
+        setattr(found.search, "trials", 3)  # noqa: B010 - the checker knows it is read-only
+
+
+def test_budget_and_paths_are_no_part_of_the_question() -> None:
+    plain = changed(data__source="arrays", data__path="here", teacher__checkpoint="a.safetensors")
+    other = copy.deepcopy(plain)
+    other["search"]["trials"] = 99
+    other["data"]["path"], other["teacher"]["checkpoint"] = "there", "b.safetensors"
+    one, two = (spec.check(spec.Study, each, "mine.toml") for each in (plain, other))
+    assert one != two and one.question() == two.question()
+    assert spec.difference(one.question(), two.question()) == []
+    assert json.loads(json.dumps(one.question())) == one.question()
+    assert one.data.path == "here"  # asking changes nothing
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trial__epochs": 9},
+        {"search__seed": 1},
+        {"search__space__kd_weight": {"low": 0.0, "high": 1.0}},
+        {"search__start": [{"temperature": 2.0}]},
+        {"data__seed": 1},
+        {"overlays__control": "dim"},
+        {"teacher__checkpoint_sha256": "0" * 64},
+        {"name": "other"},
+    ],
+)
+def test_all_else_is_part_of_the_question(change: dict[str, Any]) -> None:
+    assert spec.difference(study().question(), study(**change).question())
+
+
+def test_a_difference_is_shown_place_by_place() -> None:
+    old = {"a": 1, "b": {"c": [1, 2], "d": "x", "e": None}, "same": {"f": 0.5}}
+    new = {"a": 2, "b": {"c": [1, 3], "d": "x", "g": True}, "same": {"f": 0.5}}
+    assert spec.difference(old, new) == [
+        "a: 1 -> 2",
+        "b.c: [1, 2] -> [1, 3]",
+        "b.e: null -> (absent)",
+        "b.g: (absent) -> true",
+    ]
+
+
+def test_a_changed_study_is_told_by_its_keys() -> None:
+    before = study(trial__epochs=8).question()
+    after = study(trial__epochs=9, search__space__temperature__high=20.0).question()
+    assert spec.difference(before, after) == [
+        "search.space.temperature.high: 10.0 -> 20.0",
+        "trial.epochs: 8 -> 9",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seed"),
+    [
+        ((0, 0), 2663630496349419396),
+        ((0, 1), 6771319882881555609),
+        ((1, 0), 7299136359295159292),
+        ((0, 0, "final"), 4884020089550141784),
+    ],
+)
+def test_trial_seeds_are_stored_so_they_must_never_change(arguments: Any, seed: int) -> None:
+    assert spec.trial_seed(*arguments) == seed
+
+
+def test_a_trial_seed_is_the_beginning_of_a_sha256() -> None:
+    digest = hashlib.sha256(b"trial:3:14").hexdigest()
+    assert spec.trial_seed(3, 14) == int(digest[:16], 16) // 2
+
+
+def test_trial_seeds_differ_by_study_slot_and_purpose() -> None:
+    purposes = ("trial", "final", "sampler:1", "sampler:2")
+    seeds = {
+        spec.trial_seed(study_seed, slot, purpose)
+        for study_seed in range(5)
+        for slot in range(200)
+        for purpose in purposes
+    }
+    assert len(seeds) == 5 * 200 * 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.booleans())))
+@settings(max_examples=50, deadline=None)
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys(plain: dict[str, Any]) -> None:
+    backwards = dict(reversed(plain.items()))
+    assert spec.fingerprint(plain) == spec.fingerprint(backwards)
+    assert spec.fingerprint(plain) != spec.fingerprint({**plain, "one more": 1})
+
+
+def test_the_values_of_ranges_and_choices() -> None:
+    space = {
+        "removed_blocks": {"low": 3, "high": 12, "step": 4},
+        "width": {"choices": [1.0, 0.5]},
+        "temperature": NORMAL,
+    }
+    found = study(search__space=space, search__trials=7, trial__epochs=3)
+    assert found.values_of("removed_blocks") == [3, 7, 11]
+    assert all(type(value) is int for value in found.values_of("removed_blocks"))
+    assert found.values_of("width") == [0.5, 1.0]
+    assert study().values_of("removed_blocks") == [5]
+    assert found.planned_epochs() == 21
+
+
+@given(st.integers(1, 12), st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_steps_are_counted_in_spite_of_binary_fractions(count: int, first: int) -> None:
+    span = spec.Range(low=first / 10, high=(first + count) / 10, step=0.1)
+    values = span.values()
+    assert len(values) == count + 1
+    assert values == pytest.approx([(first + i) / 10 for i in range(count + 1)])
+    assert all(span.contains(value) for value in values)
+    assert not any(span.contains(value + 0.05) for value in values)
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    missing, folder = tmp_path / "missing.toml", tmp_path / "folder.toml"
+    folder.mkdir()
+    latin = write(tmp_path / "latin.toml", 'name = "é"'.encode("latin-1"))
+    broken = write(tmp_path / "broken.toml", 'name = "x"\nname = ')
+    for path, said in [
+        (missing, "no such file"),
+        (folder, "cannot be read: "),
+        (latin, "cannot be read: 'utf-8' codec can't decode byte 0xe9"),
+        (broken, "not valid TOML: "),
+    ]:
+        with pytest.raises(StudyError) as caught:
+            spec.read_study(path)
+        assert str(caught.value).startswith(f"{path}: {said}")
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "twice.toml", "[trial]\nepochs = 1\nepochs = 2\n")
+    with pytest.raises(StudyError, match="not valid TOML"):
+        spec.read_toml(path)
+
+
+def test_faults_name_the_file_they_are_in(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.toml", 'name = "mine"\n[search.space]\n')
+    with pytest.raises(StudyError) as caught:
+        spec.read_study(path)
+    assert str(caught.value).startswith(f"{path}: search.space = ")
+
+
+def test_a_checkpoint_lies_beside_the_file_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    text = (
+        'name = "mine"\n[teacher]\ncheckpoint = "t.safetensors"\n'
+        "[search.space]\ntemperature = {low = 1, high = 2}\n"
+    )
+    path = write(folder / "mine.toml", text)
+    assert spec.read_study(path).teacher.checkpoint == str(folder / "t.safetensors")
+    monkeypatch.chdir(tmp_path)
+    relative = spec.read_study(Path("files/mine.toml")).teacher.checkpoint
+    assert relative == str(folder / "t.safetensors")
+
+
+def exported() -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "provenance": {
+            "study": "mine",
+            "trial": 3,
+            "slot": 2,
+            "seed": 7,
+            "validation_accuracy": 0.97,
+            "exported": "2026-01-01T00:00:00+00:00",
+            "fingerprints": {"data": "0"},
+            "versions": {"torch": "2.9"},
+            "latency": {"onnxruntime": {"teacher": 3.8, "student": 2.2}},
+        },
+    }
+
+
+def test_an_exported_file_is_checked_like_a_study() -> None:
+    found = spec.check(spec.Exported, exported(), "best.toml")
+    assert spec.check(spec.Exported, found.model_dump(mode="json"), "best.toml") == found
+    wrong = exported()
+    wrong["provenance"]["trail"] = wrong["provenance"].pop("trial")
+    wrong["schema_version"] = 2
+    with pytest.raises(StudyError) as caught:
+        spec.check(spec.Exported, wrong, "best.toml")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "best.toml: 3 faults"
+    assert "  schema_version: unknown value 2; allowed: 1" in lines
+    assert "  provenance.trial: missing; it must be given" in lines
+    assert any("provenance.trail: unknown key; did you mean 'trial'?" in line for line in lines)
+
+
+def test_provenance_is_no_part_of_the_question_of_an_exported_file() -> None:
+    other = exported()
+    other["provenance"]["seed"] = 8
+    other["teacher"] = {"checkpoint": "elsewhere.safetensors"}
+    one, two = (spec.check(spec.Exported, each, "best.toml") for each in (exported(), other))
+    assert one.question() == two.question()
+    other["trial"] = {"temperature": 3.0}
+    changed_one = spec.check(spec.Exported, other, "best.toml").question()
+    assert spec.difference(one.question(), changed_one) == ["trial.temperature: 4.0 -> 3.0"]
+
+
+def test_every_field_has_its_default_in_one_place() -> None:
+    # a teacher and a trial share the recipe's fields and their meaning
+    assert set(spec.Recipe.model_fields) <= set(spec.Teacher.model_fields)
+    assert set(spec.Recipe.model_fields) <= set(spec.TrialConfig.model_fields)
+    assert spec.TrialConfig() == study().trial and spec.Teacher() == study().teacher
+
+
+def test_reading_a_study_loads_neither_torch_nor_optuna() -> None:
+    code = (
+        "import sys; from pathlib import Path; from igkd_search import spec; "
+        f"spec.read_study(Path({str(STUDIES / 'digits.toml')!r})); "
+        "print([name for name in ('torch', 'optuna', 'numpy', 'sqlalchemy', 'rich') "
+        "if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
