@@ -150,3 +150,8 @@ def test_constraints_meet_every_declared_requirement() -> None:
 def test_no_shipped_text_names_a_registry(shipped_text: dict[str, str]) -> None:
     found = [path for path, text in shipped_text.items() if REGISTRY.search(text)]
     assert found == []
+
+
+def test_the_readme_shows_the_shipped_study_as_it_is() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert (ROOT / "studies" / "digits.toml").read_text("utf-8").rstrip() in readme

@@ -1,0 +1,360 @@
+"""Final training reads train and validation rows, and the test set once a finished model."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from igkd_search import augment, datasets, final, fitting, materials, models, spec, training
+from igkd_search.errors import StudyError, TrialError
+from tests import tiny
+
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def exported(study: spec.Study, shared: materials.Materials) -> spec.Exported:
+    """The tiny study's own trial, exported; its materials lie in the home of the session."""
+    return tiny.exported(study, fingerprints=dict(shared.fingerprints))
+
+
+@pytest.fixture(scope="module")
+def whole(
+    exported: spec.Exported, home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The folder and the result of an uninterrupted final training."""
+    folder = tmp_path_factory.mktemp("final") / "made" / "here"
+    return folder, final.train(exported, folder, home)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[spec.Data]:
+    """Every reading of the test set."""
+    found: list[spec.Data] = []
+    load_test = datasets.load_test
+
+    def counted(data: spec.Data, *arguments: Any) -> datasets.Part:
+        found.append(data)
+        return load_test(data, *arguments)
+
+    monkeypatch.setattr(datasets, "load_test", counted)
+    return found
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, epochs: int, runs: int = 1) -> None:
+    """Let the process die when the `runs`-th student has completed `epochs` epochs."""
+    fit, begun = fitting.fit, list[None]()
+
+    def killed(*arguments: Any, **options: Any) -> Iterator[fitting.EpochRecord]:
+        begun.append(None)
+        for record in fit(*arguments, **options):
+            yield record
+            if (len(begun), record.epoch) == (runs, epochs):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "fit", killed)
+
+
+def changed(exported: spec.Exported, **changes: Any) -> spec.Exported:
+    trial = exported.trial.model_copy(update=changes)
+    return exported.model_copy(update={"trial": trial})
+
+
+def student_of(folder: Path, exported: spec.Exported) -> nn.Module:
+    trial = exported.trial
+    architecture = models.Architecture(
+        exported.teacher.architecture, trial.removed_blocks, trial.width
+    )
+    network = models.build_student(architecture, tiny.CLASSES)
+    network.load_state_dict(load_file(folder / "student.safetensors"), strict=True)
+    return network.eval()
+
+
+def naive_accuracy(network: nn.Module, arrays: Path, shared: materials.Materials) -> float:
+    """Test accuracy worked out here: image by image, normalised by the fit rows of the data."""
+    images, labels = (np.load(arrays / f"test_{part}.npy") for part in ("images", "labels"))
+    fit_rows = shared.data.images[shared.data.fit_rows] / 255
+    mean, sd = (f(axis=(0, 2, 3))[:, None, None] for f in (fit_rows.mean, fit_rows.std))
+    right = 0
+    for image, label in zip(images, labels, strict=True):
+        seen = torch.from_numpy((image / 255 - mean) / sd).float()
+        right += int(network(seen[None]).argmax()) == label
+    return right / len(labels)
+
+
+def same(one: Path, other: Path) -> bool:
+    ours, theirs = (load_file(folder / "student.safetensors") for folder in (one, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+# --- what is written
+
+
+def test_the_student_is_delivered_and_reproduces_its_test_accuracy(
+    whole: tuple[Path, dict[str, Any]],
+    exported: spec.Exported,
+    arrays: Path,
+    shared: materials.Materials,
+) -> None:
+    folder, result = whole
+    student = student_of(folder, exported)
+    accuracy = naive_accuracy(student, arrays, shared)
+    assert result["student"]["accuracy"] == {
+        "mean": pytest.approx(accuracy),
+        "sd": None,
+        "n": 1,
+    }
+    assert accuracy > 0.4  # chance is a third
+    teacher = naive_accuracy(shared.teacher.network, arrays, shared)
+    assert result["teacher"]["accuracy"] == pytest.approx(teacher)
+
+
+def test_the_result_says_what_was_trained_and_what_it_costs(
+    whole: tuple[Path, dict[str, Any]], exported: spec.Exported, shared: materials.Materials
+) -> None:
+    folder, result = whole
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert spec.Exported.model_validate(result["configuration"]) == exported
+    assert result["test"] == {"images": tiny.TEST, "reads": 1}
+    student, teacher = result["student"], result["teacher"]
+    assert student["seeds"] == [
+        {"seed": final.final_seed(exported, 0), "accuracy": student["accuracy"]["mean"]}
+    ]
+    assert student["architecture"] == tiny.STUDENT
+    figures = shared.latency[tiny.STUDENT], shared.latency["teacher"]
+    for told, row in zip((student, teacher), figures, strict=True):
+        assert {name: told[name] for name in row.as_dict()} == row.as_dict()
+    assert student["compression"] == figures[1].parameters / figures[0].parameters
+    assert result["machine"]["threads"] == 1
+
+
+def test_nothing_else_is_left(whole: tuple[Path, dict[str, Any]]) -> None:
+    assert {path.name for path in whole[0].iterdir()} == {
+        "result.json",
+        "student.safetensors",
+        "test_reads.json",
+    }
+
+
+# --- train and validation rows
+
+
+def test_every_row_of_the_training_part_is_learnt(
+    exported: spec.Exported,
+    home: Path,
+    shared: materials.Materials,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Tensor] = []
+    unit = augment.Reader.unit
+
+    def noted(reader: augment.Reader, rows: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        if len(rows) == exported.trial.batch_size:
+            drawn.append(rows)
+        return unit(reader, rows, views)
+
+    assert shared.targets is not None  # a live teacher would read the same rows once more
+
+    monkeypatch.setattr(augment.Reader, "unit", noted)
+    run = changed(exported, epochs=6)
+    final.train(run, tmp_path, home)
+    assert len(drawn) == 6 * (tiny.TRAIN // 12)
+    assert set(torch.cat(drawn).tolist()) == set(range(tiny.TRAIN))
+
+
+def test_the_seed_is_neither_the_trial_s_nor_that_of_another_student(
+    exported: spec.Exported,
+) -> None:
+    seeds = [final.final_seed(exported, index) for index in range(3)]
+    assert len({exported.provenance.seed, *seeds}) == 4
+    assert seeds == [final.final_seed(exported, index) for index in range(3)]
+
+
+# --- law 8: the test set
+
+
+def test_the_test_set_is_read_once_and_after_the_last_epoch(
+    exported: spec.Exported, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    fit, load_test = fitting.fit, datasets.load_test
+
+    def noted(*arguments: Any, **options: Any) -> Iterator[fitting.EpochRecord]:
+        for record in fit(*arguments, **options):
+            order.append(f"epoch {record.epoch}")
+            yield record
+
+    def read(*arguments: Any) -> datasets.Part:
+        order.append("test")
+        return load_test(*arguments)
+
+    monkeypatch.setattr(fitting, "fit", noted)
+    monkeypatch.setattr(datasets, "load_test", read)
+    final.train(exported, tmp_path, home, seeds=2)
+    assert order == ["epoch 1", "epoch 2"] * 2 + ["test"]
+
+
+def test_a_finished_folder_is_not_trained_or_tested_again(
+    whole: tuple[Path, dict[str, Any]],
+    exported: spec.Exported,
+    home: Path,
+    reads: list[spec.Data],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("done again")
+
+    folder, result = whole
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for module, name in ((fitting, "fit"), (materials, "prepare")):
+        monkeypatch.setattr(module, name, refuse)
+    assert final.train(exported, folder, home) == result
+    assert not reads
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_reading_whose_result_was_lost_is_counted(
+    exported: spec.Exported,
+    home: Path,
+    tmp_path: Path,
+    reads: list[spec.Data],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(*arguments: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(final, "_accuracy", die)
+        final.train(exported, tmp_path, home)
+    assert len(reads) == 1
+    assert not (tmp_path / "result.json").exists()
+    assert final.train(exported, tmp_path, home)["test"]["reads"] == 2
+
+
+# --- killed and continued
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_killed_training_goes_on_to_the_same_student(
+    whole: tuple[Path, dict[str, Any]],
+    exported: spec.Exported,
+    home: Path,
+    tmp_path: Path,
+    reads: list[spec.Data],
+    epochs: int,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_after(patch, epochs)
+        final.train(exported, tmp_path, home)
+    assert not reads
+    (checkpoint,) = tmp_path.rglob("epoch-*.safetensors")
+    assert checkpoint.name == f"epoch-{epochs:04d}.safetensors"
+    assert final.train(exported, tmp_path, home) == whole[1]
+    assert len(reads) == 1
+    assert same(tmp_path, whole[0])
+
+
+def test_several_seeds_share_one_reading_and_deliver_the_first(
+    whole: tuple[Path, dict[str, Any]],
+    exported: spec.Exported,
+    home: Path,
+    tmp_path: Path,
+    reads: list[spec.Data],
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_after(patch, 1, runs=2)
+        final.train(exported, tmp_path, home, seeds=2)
+    result = final.train(exported, tmp_path, home, seeds=2)
+    assert len(reads) == 1
+    student = result["student"]
+    accuracies = [row["accuracy"] for row in student["seeds"]]
+    assert student["accuracy"]["n"] == len(accuracies) == 2
+    assert student["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert student["accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert len({row["seed"] for row in student["seeds"]}) == 2
+    assert student["seeds"][0] == whole[1]["student"]["seeds"][0]
+    assert same(tmp_path, whole[0])
+
+
+@pytest.mark.parametrize("change", [{"kd_weight": 0.9}, {"epochs": 1}])
+def test_a_killed_training_of_another_configuration_is_not_continued(
+    exported: spec.Exported, home: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_after(patch, 1)
+        final.train(exported, tmp_path / "used", home)
+    other = changed(exported, **change)
+    final.train(other, tmp_path / "used", home)
+    final.train(other, tmp_path / "empty", home)
+    assert same(tmp_path / "used", tmp_path / "empty")
+
+
+# --- refused
+
+
+@pytest.mark.parametrize("cause", ["configuration", "seeds", "trial seed"])
+def test_the_result_of_another_configuration_is_kept(
+    whole: tuple[Path, dict[str, Any]],
+    exported: spec.Exported,
+    home: Path,
+    reads: list[spec.Data],
+    cause: str,
+) -> None:
+    folder, result = whole
+    run = changed(exported, kd_weight=0.9) if cause == "configuration" else exported
+    if cause == "trial seed":
+        run = tiny.exported(exported, seed=8)
+    with pytest.raises(StudyError, match=r"result\.json: the result of another configuration"):
+        final.train(run, folder, home, seeds=2 if cause == "seeds" else 1)
+    assert not reads
+    assert json.loads((folder / "result.json").read_text()) == result
+
+
+def test_where_it_was_exported_does_not_make_it_another(
+    whole: tuple[Path, dict[str, Any]], exported: spec.Exported, home: Path
+) -> None:
+    folder, result = whole
+    run = tiny.exported(exported, exported="2026-01-01T00:00:00+00:00", study="copy")
+    assert final.train(run, folder, home) == result
+
+
+def test_a_diverged_training_reads_no_test_set(
+    exported: spec.Exported, home: Path, tmp_path: Path, reads: list[spec.Data]
+) -> None:
+    with pytest.raises(TrialError, match="diverged"):
+        final.train(changed(exported, learning_rate=1e9), tmp_path, home)
+    assert not reads
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_materials_that_are_not_those_of_the_search_are_told(
+    study: spec.Study,
+    shared: materials.Materials,
+    home: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    stated = {**shared.fingerprints, "data": "0" * 64, "unheard-of": "1" * 64}
+    final.train(tiny.exported(study, fingerprints=stated), tmp_path, home)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the data are not those of the search (sha256 {'0' * 12}, "
+        f"now {shared.fingerprints['data'][:12]})"
+    ]
+
+
+def test_a_search_s_student_is_the_one_that_is_built(
+    exported: spec.Exported, stock: training.Stock, whole: tuple[Path, dict[str, Any]]
+) -> None:
+    ours = student_of(whole[0], exported)
+    searched = training.build(exported.trial, stock, 0)
+    assert str(ours) == str(searched)
+    assert whole[1]["student"]["parameters"] == models.count_parameters(searched)

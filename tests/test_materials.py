@@ -1,0 +1,246 @@
+"""What trials share is built once, in the cheaper form, and known before anything is spent."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from igkd_search import augment, datasets, latency, materials, models, onnx_export, spec, training
+from igkd_search.errors import MaterialError, StudyError
+from tests import tiny
+
+CPU = torch.device("cpu")
+
+
+def entries(home: Path) -> set[str]:
+    """Every finished entry of the vault, with when it was made."""
+    found = home.glob("vault/*/*/manifest.json")
+    return {f"{path.parent.parent.name}/{path.parent.name} {path.stat().st_ino}" for path in found}
+
+
+def refuse(*arguments: object, **options: object) -> None:
+    raise AssertionError("built again")
+
+
+# --- once
+
+
+def test_a_second_preparation_builds_nothing_and_finds_the_same(
+    study: spec.Study,
+    home: Path,
+    shared: materials.Materials,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(latency, "measure", refuse)
+    monkeypatch.setattr(onnx_export, "export", refuse)
+    before = entries(home)
+    again = materials.prepare(study, home, CPU)
+    assert entries(home) == before
+    assert again.facts() == shared.facts()
+    assert shared.targets is not None
+    assert again.targets is not None
+    np.testing.assert_array_equal(again.targets, shared.targets)
+    np.testing.assert_array_equal(again.maps, shared.maps)
+
+
+def test_every_row_of_the_training_part_has_targets_and_a_map(shared: materials.Materials) -> None:
+    assert shared.targets is not None
+    assert shared.targets.shape == (tiny.TRAIN, 18, tiny.CLASSES)
+    assert shared.maps.shape == (tiny.TRAIN, tiny.SIZE, tiny.SIZE)
+    assert len(shared.data.fit_rows) + len(shared.data.validation_rows) == tiny.TRAIN
+
+
+def test_facts_are_plain_json(shared: materials.Materials) -> None:
+    facts = shared.facts()
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["teacher_accuracy"] == shared.teacher.accuracy
+    assert facts["targets"] == "bank"
+    assert facts["fingerprints"]["teacher"] == shared.teacher.digest
+    assert facts["fingerprints"]["data"] == shared.data.fingerprint
+    assert set(facts["fingerprints"]) == {"data", "overlays", "targets", "teacher"}
+    assert facts["completeness_gap"] > 0
+    assert facts["rows"] == {
+        "fit": tiny.TRAIN - tiny.VALIDATION,
+        "validation": tiny.VALIDATION,
+        "classes": tiny.CLASSES,
+        "image_shape": [3, tiny.SIZE, tiny.SIZE],
+    }
+
+
+@pytest.mark.parametrize("control", ["shuffled", "random", "dim"])
+def test_a_control_changes_what_is_read_and_not_what_is_stored(
+    arrays: Path, home: Path, shared: materials.Materials, control: str
+) -> None:
+    before = entries(home)
+    found = materials.prepare(tiny.study(arrays, overlays={"control": control}), home, CPU)
+    assert entries(home) == before
+    assert found.fingerprints == shared.fingerprints
+    assert not np.array_equal(found.maps, shared.maps)
+    assert found.maps.any() == (control != "dim")
+
+
+# --- targets: bank or live
+
+
+def chosen(arrays: Path, data: datasets.Dataset, **options: Any) -> bool:
+    """The choice for 18 views of 75 rows and 3 classes, 10 trials of 2 epochs unless told."""
+    search = {"trials": options.pop("trials", 10)}
+    return materials.use_bank(tiny.study(arrays, materials=options, search=search), data)
+
+
+@pytest.mark.parametrize(("trials", "bank"), [(10, True), (9, True), (8, False), (1, False)])
+def test_a_bank_is_built_when_it_costs_fewer_forwards(
+    arrays: Path, shared: materials.Materials, trials: int, bank: bool
+) -> None:
+    assert shared.data.views.count == 18
+    assert chosen(arrays, shared.data, trials=trials) == bank
+
+
+def test_a_bank_is_built_when_it_fits(arrays: Path, shared: materials.Materials) -> None:
+    size = shared.data.views.count * tiny.TRAIN * tiny.CLASSES * 2
+    assert chosen(arrays, shared.data, max_bytes=size)
+    assert not chosen(arrays, shared.data, max_bytes=size - 1)
+
+
+def test_what_is_asked_for_is_done(arrays: Path, shared: materials.Materials) -> None:
+    assert chosen(arrays, shared.data, targets="bank", max_bytes=0, trials=1)
+    assert not chosen(arrays, shared.data, targets="live", trials=1000)
+
+
+def test_both_costs_are_logged(
+    arrays: Path, shared: materials.Materials, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    chosen(arrays, shared.data)
+    assert "targets: bank (bank: 1,350 teacher forwards" in caplog.text  # 18 views of 75 rows
+    assert "live: up to 1,200 forwards" in caplog.text  # 10 trials, 2 epochs of 60 fit rows
+    chosen(arrays, replace(shared.data, views=augment.Views(shift=4, flip=True)))
+    assert "targets: live (bank: 12,150 teacher forwards" in caplog.text
+
+
+def test_a_live_teacher_says_what_the_bank_holds(
+    arrays: Path, home: Path, shared: materials.Materials, tmp_path: Path
+) -> None:
+    fresh = tiny.copy_entries(home, tmp_path, "teacher", "overlays", "latency")
+    study = tiny.study(arrays, materials={"targets": "live"})
+    live = materials.prepare(study, fresh, CPU)
+    assert live.targets is None
+    assert live.facts()["targets"] == live.fingerprints["targets"] == "live"
+    assert not (fresh / "vault" / "targets").exists()
+    config = study.trial.model_copy(update={"kd_weight": 0.9, "learning_rate": 0.01})
+    runs = []
+    for found in (live, shared):
+        stock = training.Stock.of(found, study, CPU)
+        runs.append(list(training.train(config, stock, 3)))
+    for ours, theirs in zip(*runs, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=2e-3)
+        assert ours.validation_loss == pytest.approx(theirs.validation_loss, rel=2e-2)
+        assert ours.without_times() != theirs.without_times()  # fp16 is seen, so both were read
+
+
+# --- latency
+
+
+def test_the_table_has_the_teacher_and_every_student(
+    study: spec.Study, shared: materials.Materials
+) -> None:
+    assert list(shared.latency) == ["teacher", tiny.STUDENT]
+    networks: dict[str, nn.Module] = {
+        "teacher": models.build_teacher("mobilenet_v2", tiny.CLASSES, tiny.WIDTH)
+    }
+    (architecture,) = materials.architectures(study)
+    assert architecture.name == tiny.STUDENT
+    networks[tiny.STUDENT] = models.build_student(architecture, tiny.CLASSES)
+    for name, network in networks.items():
+        row = shared.latency[name]
+        assert row.parameters == models.count_parameters(network)
+        assert row.macs == models.count_macs(network, (3, tiny.SIZE, tiny.SIZE))
+        assert row.timing.onnxruntime.median_ms > 0
+        assert row.timing.pytorch.median_ms > 0
+        assert row.as_dict()["pytorch"]["n"] == 30
+
+
+def test_each_student_of_the_space_is_measured_once(arrays: Path) -> None:
+    space = {
+        "removed_blocks": {"choices": [15, 13, 15]},
+        "width": {"low": 0.1, "high": 0.3, "step": 0.1},
+        "kd_weight": {"low": 0.0, "high": 1.0},
+    }
+    found = materials.architectures(tiny.study(arrays, search={"space": space}))
+    assert [(a.removed_blocks, round(a.width, 9)) for a in found] == [
+        (blocks, width) for blocks in (13, 15) for width in (0.1, 0.2, 0.3)
+    ]
+
+
+def test_new_students_are_measured_with_files_that_were_exported_before(
+    arrays: Path,
+    home: Path,
+    shared: materials.Materials,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # classes and image size decide the files, weights do not
+    data = replace(shared.data, fingerprint="other")
+    seen: list[set[str]] = []
+
+    def measure(networks: Any, files: Any, *arguments: Any) -> dict[str, latency.Timing]:
+        seen.append(set(networks))
+        assert set(files) == set(networks)
+        assert all(path.is_file() for path in files.values())
+        return {name: shared.latency[name].timing for name in networks}
+
+    monkeypatch.setattr(onnx_export, "export", refuse)
+    monkeypatch.setattr(latency, "measure", measure)
+    machine = latency.machine()
+    monkeypatch.setattr(latency, "machine", lambda: {**machine, "cpu": "another"})
+    study = tiny.study(arrays, teacher={"epochs": 1}, materials={"targets": "live"})
+    fresh = tiny.copy_entries(home, tmp_path, "onnx")
+    for _ in range(2):
+        materials.prepare(study, fresh, CPU, data)
+    assert seen == [{"teacher", tiny.STUDENT}]
+
+
+# --- before anything is spent
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"trial": {"removed_blocks": 19}},
+        {"search": {"space": {"removed_blocks": {"choices": [5, 40]}}}},
+    ],
+)
+def test_too_many_removed_blocks_stop_before_anything_is_written(
+    arrays: Path, tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    study = tiny.study(arrays, **sections)
+    for attempt in (
+        lambda: materials.check(study),
+        lambda: materials.prepare(study, tmp_path / "home", CPU),
+    ):
+        with pytest.raises(StudyError, match=r"removed_blocks = \d+: .* allowed are 0 to 18"):
+            attempt()
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_largest_legal_removal_is_accepted(arrays: Path) -> None:
+    materials.check(tiny.study(arrays, trial={"removed_blocks": 18}))
+
+
+def test_a_poor_teacher_stops_before_the_banks(
+    arrays: Path, home: Path, shared: materials.Materials, tmp_path: Path
+) -> None:
+    fresh = tiny.copy_entries(home, tmp_path, "teacher")
+    # labels that no teacher can know
+    labels = np.roll(shared.data.labels, 1)
+    data = replace(shared.data, labels=labels)
+    study = tiny.study(arrays, teacher={"minimum_accuracy": 0.99})
+    with pytest.raises(MaterialError, match=r"teacher\.minimum_accuracy"):
+        materials.prepare(study, fresh, CPU, data)
+    assert [path.name for path in (fresh / "vault").iterdir()] == ["teacher"]
