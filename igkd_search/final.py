@@ -56,7 +56,7 @@ def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     asked = spec.fingerprint([exported.question(), exported.provenance.seed, seeds])
-    known = _finished(folder, asked)
+    known = _finished(folder, asked, exported.data, home)
     if known is not None:
         return known
     bench = _bench(exported, folder, home)
@@ -69,6 +69,7 @@ def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> 
     result: dict[str, Any] = {
         "asked": asked,
         "configuration": exported.model_dump(mode="json"),
+        "fingerprints": dict(bench.shared.fingerprints),
         "test": {"images": len(labels), "reads": reads},
         "teacher": {
             "accuracy": fitting.evaluate(bench.shared.teacher.network, images, labels)[0],
@@ -96,15 +97,17 @@ def final_seed(exported: spec.Exported, index: int) -> int:
     return spec.trial_seed(exported.provenance.seed, index, "final")
 
 
-def _finished(folder: Path, asked: str) -> dict[str, Any] | None:
+def _finished(folder: Path, asked: str, data: spec.Data, home: Path) -> dict[str, Any] | None:
     path = folder / "result.json"
     if not path.exists():
         return None
     result: dict[str, Any] = json.loads(path.read_bytes())
-    if result["asked"] != asked:
+    same_data = result["fingerprints"]["data"] == datasets.load(data, home / "data").fingerprint
+    if result["asked"] != asked or not same_data:
+        what = "configuration or number of seeds" if same_data else "data set"
         raise StudyError(
-            f"{path}: the result of another configuration or number of seeds; give an empty folder "
-            "with -o, or remove this one"
+            f"{path}: the result of another {what}; give an empty folder with -o, or remove this "
+            "one"
         )
     log.info("%s: finished already; the test set is not read again", folder)
     return result
@@ -144,12 +147,12 @@ def _train_seed(bench: _Bench, index: int, seeds: int) -> nn.Module:
     trained = spec.fingerprint([bench.exported.question(), dict(bench.shared.fingerprints), seed])
     checkpoints = bench.folder / "checkpoints" / trained[:16]
     student = training.build(config, bench.stock, seed)
-    epochs = fitting.fit(
-        student,
-        training.Distillation(config, bench.stock, bench.rows),
+    epochs = training.train(
         config,
+        bench.stock,
         seed,
-        bench.rows.device,
+        student=student,
+        rows=bench.rows,
         save_to=checkpoints,
         resume_from=fitting.newest_checkpoint(checkpoints),
     )

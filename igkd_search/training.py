@@ -118,17 +118,20 @@ def train(
     stock: Stock,
     seed: int,
     *,
+    student: nn.Module | None = None,
+    rows: Tensor | None = None,
     save_to: Path | None = None,
     resume_from: Path | None = None,
 ) -> Iterator[EpochResult]:
     """Train the student of one trial; yield a result an epoch, those of a checkpoint first.
 
-    TrialError `diverged` when a loss is not finite, `out_of_memory` when the device is full.
+    `student` is trained in place, by default a fresh one of `build`; `rows` are by default the
+    fit rows. TrialError: `diverged` (a loss is not finite) or `out_of_memory`.
     """
     try:
         yield from fitting.fit(
-            build(config, stock, seed),
-            Distillation(config, stock),
+            build(config, stock, seed) if student is None else student,
+            Distillation(config, stock, rows),
             config,
             seed,
             stock.labels.device,

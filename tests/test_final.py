@@ -221,6 +221,19 @@ def test_a_finished_folder_is_not_trained_or_tested_again(
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_finished_folder_is_refused_for_other_data(
+    whole: tuple[Path, dict[str, Any]], exported: spec.Exported, home: Path, tmp_path: Path
+) -> None:
+    folder, _ = whole
+    elsewhere = tiny.write_arrays(tmp_path / "other")
+    images = np.load(elsewhere / "train_images.npy")
+    images[0, ..., 0, 0] ^= 255
+    np.save(elsewhere / "train_images.npy", images)
+    data = exported.data.model_copy(update={"path": str(elsewhere)})
+    with pytest.raises(StudyError, match="the result of another data set"):
+        final.train(exported.model_copy(update={"data": data}), folder, home)
+
+
 def test_a_reading_whose_result_was_lost_is_counted(
     exported: spec.Exported,
     home: Path,
