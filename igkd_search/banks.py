@@ -140,10 +140,17 @@ def overlay_maps(
     if store.contains("overlays", inputs):
         console.settle("overlays", "found")
 
+    budget = _GRADIENT_PIXELS.get(device.type, _GRADIENT_PIXELS["cpu"])
+
     def attribute(rows: Tensor) -> attribution.Attribution:
         images = reader.unaugmented(rows)
         return attribution.attribute(
-            network, images, labels[rows], steps=options.steps, rule=options.rule
+            network,
+            images,
+            labels[rows],
+            steps=options.steps,
+            rule=options.rule,
+            internal_batch_size=max(options.steps, budget // pixels_of(data)),
         )
 
     def maps_of(rows: Tensor) -> NDArray[np.uint8]:
@@ -157,7 +164,6 @@ def overlay_maps(
             return maps_of(torch.arange(start, stop, device=device))
 
         with console.stage("overlays", count, "images") as stage:
-            budget = _GRADIENT_PIXELS.get(device.type, _GRADIENT_PIXELS["cpu"])
             shard = max(1, budget // (options.steps * pixels_of(data)))
             shape = (count, height, width)
             vault.fill(folder, "maps", shape, np.uint8, shard, compute, stage.advance)

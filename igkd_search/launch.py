@@ -110,6 +110,7 @@ def describe(study: spec.Study, shared: materials.Materials, device: str) -> wor
             "compression": round(teacher.parameters / student.parameters, 4),
             "latency_ms": student.timing.onnxruntime.median_ms,
             "device": device,
+            "threads": shared.threads,
         }
 
     return of

@@ -21,6 +21,7 @@ from igkd_search import (
     banks,
     console,
     datasets,
+    fitting,
     latency,
     models,
     onnx_export,
@@ -64,6 +65,8 @@ class Materials:
     fingerprints: Mapping[str, str]
     completeness_gap: float
     """What the steps leave out of the attributions, as a share; see banks.overlay_maps."""
+    threads: int
+    """torch's CPU threads, on which a record depends in its last bits (law 6)."""
 
     def facts(self) -> dict[str, Any]:
         """What a study remembers of its materials, as plain JSON."""
@@ -74,6 +77,7 @@ class Materials:
             "fingerprints": dict(self.fingerprints),
             "targets": "live" if self.targets is None else "bank",
             "completeness_gap": self.completeness_gap,
+            "threads": self.threads,
             "rows": {
                 "fit": len(self.data.fit_rows),
                 "validation": len(self.data.validation_rows),
@@ -107,6 +111,7 @@ def prepare(
     """
     check(study)
     data = data if data is not None else datasets.load(study.data, home / "data")
+    threads = fitting.use_threads(data.image_shape)
     store = vault.Vault(home / "vault")
     master = teacher.obtain(study.teacher, data, store, device)
     maps, gap, maps_digest = banks.overlay_maps(
@@ -125,7 +130,7 @@ def prepare(
         "overlays": maps_digest,
     }
     controlled = banks.apply_control(maps, study.overlays.control, study.data.seed)
-    return Materials(data, master, targets, controlled, table, fingerprints, gap)
+    return Materials(data, master, targets, controlled, table, fingerprints, gap, threads)
 
 
 def use_bank(study: spec.Run, data: datasets.Dataset) -> bool:

@@ -460,3 +460,20 @@ def test_the_device_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_placed_model_is_channels_last() -> None:
     placed = fitting.place(net(), CPU)
     assert placed.get_parameter("0.weight").is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("side", "asked", "expected"), [(8, None, 1), (16, None, 1), (32, None, 3), (8, "3", 3)]
+)
+def test_small_images_are_fitted_on_one_thread_unless_told(
+    side: int, asked: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    try:
+        torch.set_num_threads(3)
+        assert fitting.use_threads((3, side, side)) == expected == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,457 @@
+"""The commands as typed: exit codes, what goes to which stream, and that a fault writes nothing."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+import pytest
+import tomlkit
+from typer.testing import CliRunner, Result
+
+from igkd_search import __version__, cli, console, launch, materials, results, spec
+from igkd_search.errors import StudyError
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = {"run", "prepare", "status", "trials", "best", "export", "train"}
+
+
+class Igkd(Protocol):
+    def __call__(self, *arguments: object) -> Result:
+        """Type a command."""
+
+
+@pytest.fixture
+def igkd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Igkd]:
+    """Type commands in this process; what they set for a process of their own is put back."""
+    package, on_sigterm = logging.getLogger("igkd_search"), signal.getsignal(signal.SIGTERM)
+    kept = package.handlers[:], package.level, package.propagate
+    verbosity = optuna.logging.get_verbosity()
+    monkeypatch.setattr(console, "_consoles", {})
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+    yield call
+    package.handlers[:], package.level, package.propagate = kept
+    signal.signal(signal.SIGTERM, on_sigterm)
+    optuna.logging.set_verbosity(verbosity)
+    os.environ.pop("IGKD_DEBUG", None)
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Path -> digest of every file and folder below, without what SQLite needs while it reads."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
+        for path in sorted(folder.rglob("*"))
+        if not path.name.endswith(("-wal", "-shm"))
+    }
+
+
+def error_of(result: Result) -> str:
+    """The one error that a command ended with, after whatever it logged."""
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.stdout == ""
+    before, mark, message = f"\n{result.stderr}".partition("\nerror: ")
+    assert mark and "\nerror:" not in message and "Traceback" not in before + message
+    return message
+
+
+def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, **options
+    )
+
+
+def test_help_is_quick_since_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; from igkd_search.cli import app; app(['--help'], standalone_mode=False); "
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    found = python("-c", code)
+    assert found.returncode == 0, found.stderr
+    modules = set(json.loads(found.stdout.splitlines()[-1].replace("'", '"')))
+    heavy = {"rich", "torch", "optuna", "sqlalchemy", "numpy", "captum", "pydantic", "sklearn"}
+    assert "igkd_search" in modules
+    assert not modules & heavy
+
+
+def test_the_package_is_a_command_too() -> None:
+    found = python("-m", "igkd_search", "--help")
+    assert (found.returncode, found.stderr) == (0, "")
+    listed = {line.split()[0] for line in found.stdout.splitlines() if line.startswith("  ")}
+    assert listed >= COMMANDS
+
+
+def test_the_version_is_printed(igkd: Igkd) -> None:
+    assert igkd("--version").stdout == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["walk", "digits"],
+        ["run"],
+        ["run", "digits", "--walk"],
+        ["run", "digits", "--trials", "0"],
+        ["run", "digits", "--trials", "many"],
+        ["best", "digits", "-f", "xml"],
+        ["export", "digits"],
+        ["train", "best.toml"],
+        ["train", "best.toml", "-o", "final", "--seeds", "0"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2_and_writes_nothing(
+    igkd: Igkd, tmp_path: Path, arguments: list[str]
+) -> None:
+    result = igkd(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == "" and "Usage: " in result.stderr
+    assert snapshot(tmp_path) == {}
+
+
+def change(*place: str, to: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(plain: dict[str, Any]) -> None:
+        for key in place[:-1]:
+            plain = plain[key]
+        plain[place[-1]] = to
+
+    return apply
+
+
+SPACE = ("search", "space")
+BAD_STUDIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "unknown key": (
+        change("trial", "temprature", to=2.0),
+        "trial.temprature: unknown key; did you mean 'temperature'?",
+    ),
+    "unknown table": (change("teachers", to={}), "teachers: unknown key; did you mean 'teacher'?"),
+    "unknown name in the space": (
+        change(*SPACE, "kd_wait", to={"low": 0.0, "high": 1.0}),
+        "search.space.kd_wait: unknown key; did you mean 'kd_weight'?",
+    ),
+    "range upside down": (
+        change(*SPACE, "kd_weight", to={"low": 1.0, "high": 0.0}),
+        "search.space.kd_weight: low = 1 must be below high = 0",
+    ),
+    "empty range": (
+        change(*SPACE, "kd_weight", to={"low": 0.5, "high": 0.5}),
+        "search.space.kd_weight: low = 0.5 must be below high = 0.5",
+    ),
+    "log range at 0": (
+        change(*SPACE, "learning_rate", to={"low": 0.0, "high": 1.0, "log": True}),
+        "search.space.learning_rate: a log range must stay above 0",
+    ),
+    "illegal range": (
+        change(*SPACE, "kd_weight", to={"low": 0.0, "high": 2.0}),
+        "search.space.kd_weight: 2 is not allowed",
+    ),
+    "unknown source": (
+        change("data", "source", to="cifar11"),
+        "data.source: unknown value 'cifar11'; did you mean 'cifar10'?",
+    ),
+    "unknown sampler": (
+        change("search", "sampler", to="tpee"),
+        "search.sampler: unknown value 'tpee'; did you mean 'tpe'?",
+    ),
+    "unknown pruner": (
+        change("search", "pruner", to="medium"),
+        "search.pruner: unknown value 'medium'; did you mean 'median'?",
+    ),
+    "too many removed blocks": (change("trial", "removed_blocks", to=40), "40"),
+    "too many removed blocks in the space": (
+        change(*SPACE, "removed_blocks", to={"choices": [1, 40]}),
+        "40",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ["run", "prepare"])
+@pytest.mark.parametrize("case", BAD_STUDIES)
+def test_a_faulty_study_is_one_error_and_writes_nothing(
+    igkd: Igkd, arrays: Path, tmp_path: Path, case: str, command: str
+) -> None:
+    break_it, message = BAD_STUDIES[case]
+    plain = tiny.plain_study(arrays)
+    plain["search"]["space"] = dict(plain["search"]["space"])
+    break_it(plain)
+    (tmp_path / "study.toml").write_text(tomlkit.dumps(plain))
+    before = snapshot(tmp_path)
+    found = error_of(igkd(command, "study.toml", "--storage", f"sqlite:///{tmp_path}/new.db"))
+    assert message in found
+    assert len(found.splitlines()) == 1
+    assert snapshot(tmp_path) == before
+
+
+def test_all_faults_of_a_study_are_told_at_once(igkd: Igkd, arrays: Path, tmp_path: Path) -> None:
+    tiny.write_study(tmp_path / "s.toml", arrays, trial={"epoch": 1}, search={"sampler": "tp"})
+    first, *faults = error_of(igkd("run", "s.toml")).splitlines()
+    assert first == "s.toml: 2 faults"
+    assert [fault.split(":")[0].strip() for fault in faults] == ["trial.epoch", "search.sampler"]
+
+
+def spoil(name: str, by: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / f"{name}.npy"
+        np.save(path, by(np.load(path)))
+
+    return apply
+
+
+def with_label(label: int) -> Callable[[Any], Any]:
+    return lambda labels: np.where(np.arange(len(labels)) == 4, label, labels)
+
+
+BAD_ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no training images": (
+        lambda folder: (folder / "train_images.npy").unlink(),
+        "train_images.npy: no such file",
+    ),
+    "no test labels": (
+        lambda folder: (folder / "test_labels.npy").unlink(),
+        "test_labels.npy: no such file",
+    ),
+    "not an array": (
+        lambda folder: (folder / "train_images.npy").write_bytes(b"pixels"),
+        "train_images.npy: not a readable .npy array",
+    ),
+    "channels last": (
+        spoil("train_images", lambda images: np.moveaxis(images, 1, 3)),
+        "found uint8 (75, 8, 8, 3); allowed is uint8 (N, 3, H, W)",
+    ),
+    "floats": (spoil("train_images", lambda images: images / 255), "found float64 (75, 3, 8, 8)"),
+    "too few labels": (
+        spoil("train_labels", lambda labels: labels[:-1]),
+        "found int64 (74,); allowed is one integer for each of the 75 images",
+    ),
+    "a negative label": (spoil("train_labels", with_label(-1)), "found [-1]; allowed are 0 to 2"),
+    "a label beyond the classes": (
+        spoil("train_labels", with_label(3)),
+        "found [3]; allowed are 0 to 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_faulty_arrays_are_one_error_and_write_nothing(
+    igkd: Igkd, arrays: Path, tmp_path: Path, case: str
+) -> None:
+    break_it, message = BAD_ARRAYS[case]
+    mine = Path(shutil.copytree(arrays, tmp_path / "arrays"))
+    break_it(mine)
+    tiny.write_study(tmp_path / "study.toml", mine, data={"classes": tiny.CLASSES})
+    before = snapshot(tmp_path)
+    found = error_of(igkd("run", "study.toml", "--home", "home"))
+    assert message in found
+    assert len(found.splitlines()) == 1
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("home", ["file", "file/below"])
+@pytest.mark.parametrize("command", ["run", "prepare"])
+def test_a_home_that_is_no_folder_is_one_error(
+    igkd: Igkd, arrays: Path, tmp_path: Path, command: str, home: str
+) -> None:
+    tiny.write_study(tmp_path / "study.toml", arrays)
+    (tmp_path / "file").write_text("mine")
+    before = snapshot(tmp_path)
+    found = error_of(igkd(command, "study.toml", "--home", home))
+    assert found.startswith(f"{home}: cannot be used as home") and "--home or IGKD_HOME" in found
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["run", "prepare"])
+def test_a_changed_question_is_refused_with_the_difference(
+    igkd: Igkd, arrays: Path, searched: Path, tmp_path: Path, command: str
+) -> None:
+    home = shutil.copytree(searched, tmp_path / "home")
+    tiny.write_study(tmp_path / "study.toml", arrays, trial={"epochs": 3}, search={"trials": 50})
+    before = snapshot(tmp_path)
+    found = error_of(igkd(command, "study.toml", "--home", home))
+    assert "another question" in found and "trial.epochs: 2 -> 3" in found
+    assert "trials" not in found.replace("another", ""), "a larger budget is no difference"
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["status", "trials", "best"])
+def test_nothing_is_made_by_asking(igkd: Igkd, tmp_path: Path, command: str) -> None:
+    assert "start a search first" in error_of(igkd(command, "digits", "--home", "home"))
+    assert "no such study; give the path" in error_of(igkd("run", "digit", "--home", "home"))
+    assert snapshot(tmp_path) == {}
+
+
+def test_an_unknown_study_is_named(igkd: Igkd, searched: Path) -> None:
+    for command in ("status", "trials", "best"):
+        assert "no study 'digits' at" in error_of(igkd(command, "digits", "--home", searched))
+    found = error_of(igkd("run", "digit", "--home", searched))
+    assert "cifar10, cifar10_subset, digits" in found and "in the storage (tiny)" in found
+
+
+def test_only_arrays_lie_in_a_folder(igkd: Igkd, tmp_path: Path) -> None:
+    found = error_of(igkd("run", "digits", "--data", tmp_path, "--home", tmp_path / "home"))
+    assert found.startswith("--data: only source = 'arrays' has a folder, not 'digits'")
+
+
+def test_debug_shows_where_an_error_comes_from(igkd: Igkd) -> None:
+    result = igkd("--debug", "run", "gone.toml")
+    assert isinstance(result.exception, StudyError)
+
+
+def test_the_password_of_a_storage_is_not_shown(igkd: Igkd) -> None:
+    url = "mysql://me:secret@host/db"
+    found = error_of(igkd("best", "digits", "--storage", url))
+    assert "mysql://me:***@host/db" in found and "secret" not in found
+
+
+def test_json_is_all_there_is_on_standard_output(igkd: Igkd, searched: Path) -> None:
+    best = json.loads(igkd("best", "tiny", "-f", "json", "--home", searched).stdout)
+    status = json.loads(igkd("status", "tiny", "-f", "json", "--home", searched).stdout)
+    trials = json.loads(igkd("trials", "tiny", "--format", "json", "--home", searched).stdout)
+    assert status["budget"] == {"trials": 2, "done": 2, "running": 0, "open": 0}
+    assert status["best"]["trial"] == best["best"]["number"]
+    assert best["best"] == trials[best["best"]["number"]]
+    assert best["best"]["accuracy"] == max(trial["accuracy"] for trial in trials)
+    assert [trial["state"] for trial in trials] == ["complete"] * 2
+    theirs = optuna.load_study(study_name="tiny", storage=f"sqlite:///{searched / 'igkd.db'}")
+    assert best["best"]["parameters"] == theirs.best_trial.params
+
+
+def test_tables_show_the_same(igkd: Igkd, searched: Path) -> None:
+    best = json.loads(igkd("best", "tiny", "-f", "json", "--home", searched).stdout)["best"]
+    table = igkd("best", "tiny", "--home", searched).stdout
+    for wanted in (
+        "teacher",
+        "student",
+        "latency, ONNX Runtime",
+        "parameters",
+        *best["parameters"],
+    ):
+        assert wanted in table
+    assert f"{best['accuracy']:.1%}" in table
+    assert "2 complete, 0 pruned, 0 failed, of 2" in table
+    assert "2 of 2 trials done" in igkd("status", "tiny", "--home", searched).stdout
+    assert igkd("trials", "tiny", "--home", searched).stdout.count("complete") == 2
+
+
+def test_environment_and_options_name_the_storage(
+    igkd: Igkd, searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTUNA_STORAGE", f"sqlite:///{searched / 'igkd.db'}")
+    assert igkd("status", "tiny").exit_code == 0
+    monkeypatch.setenv("IGKD_STORAGE", "sqlite:///nowhere.db")
+    assert "no database at nowhere.db" in error_of(igkd("status", "tiny"))
+    storage = f"sqlite:///{searched / 'igkd.db'}"
+    assert igkd("status", "tiny", "--storage", storage).exit_code == 0
+    monkeypatch.delenv("IGKD_STORAGE")
+    monkeypatch.delenv("OPTUNA_STORAGE")
+    monkeypatch.setenv("IGKD_HOME", str(searched))
+    assert igkd("status", "tiny").exit_code == 0
+
+
+def test_a_finished_study_is_shown_again_and_nothing_is_searched(
+    igkd: Igkd, arrays: Path, searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(launch, "search")
+    before = snapshot(searched)
+    path = tiny.write_study(tmp_path / "study.toml", arrays)
+    best = igkd("best", "tiny", "-f", "json", "--home", searched)
+    for study in ("tiny", path):
+        again = igkd("run", study, "-f", "json", "--home", searched)
+        assert (again.exit_code, again.stdout) == (0, best.stdout)
+    assert snapshot(searched) == before
+
+
+def test_a_finished_study_is_shown_without_torch(searched: Path) -> None:
+    code = (
+        "import sys; from igkd_search.cli import app; "
+        f"app(['run', 'tiny', '--home', {str(searched)!r}], standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    found = python("-c", code)
+    assert found.returncode == 0, found.stderr
+    assert "best configuration" in found.stdout
+
+
+def test_an_export_is_written_and_can_be_read(igkd: Igkd, searched: Path, tmp_path: Path) -> None:
+    result = igkd("export", "tiny", "-o", "out/best.toml", "--home", searched)
+    assert result.exit_code == 0, result.output
+    assert "igkd train out/best.toml -o final/" in result.stdout
+    best = json.loads(igkd("best", "tiny", "-f", "json", "--home", searched).stdout)["best"]
+    assert spec.read_exported(tmp_path / "out/best.toml").provenance.trial == best["number"]
+    igkd("export", "tiny", "-o", "other.toml", "--trial", 1, "--home", searched)
+    assert spec.read_exported(tmp_path / "other.toml").provenance.trial == 1
+
+
+def test_a_trial_that_cannot_be_exported_writes_nothing(
+    igkd: Igkd, searched: Path, tmp_path: Path
+) -> None:
+    found = error_of(igkd("export", "tiny", "-o", "x.toml", "--trial", 99, "--home", searched))
+    assert found == "study 'tiny': trial 99 is absent; complete are: 0, 1\n"
+    assert snapshot(tmp_path) == {}
+
+
+def test_a_file_that_was_not_exported_is_refused_by_train(
+    igkd: Igkd, arrays: Path, tmp_path: Path
+) -> None:
+    tiny.write_study(tmp_path / "study.toml", arrays)
+    before = snapshot(tmp_path)
+    found = error_of(igkd("train", "study.toml", "-o", "final"))
+    assert "provenance: missing" in found
+    assert snapshot(tmp_path) == before
+
+
+def test_an_interruption_exits_with_130(
+    igkd: Igkd, arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # Ctrl-C raises the same without a handler of ours
+
+    monkeypatch.setattr(launch, "search", interrupted)
+    result = igkd("run", tiny.write_study(tmp_path / "study.toml", arrays))
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "error: interrupted; nothing is lost, the same command goes on" in result.stderr
+
+
+def test_ctrl_c_while_the_teacher_learns_and_the_same_command_goes_on(
+    igkd: Igkd, arrays: Path, home: Path, shared: materials.Materials, tmp_path: Path
+) -> None:
+    mine = tiny.copy_entries(home, tmp_path / "home", "latency", "onnx")
+    sections = {"teacher": {"epochs": 15}, "search": {"trials": 2}}
+    study = tiny.write_study(tmp_path / "study.toml", arrays, **sections)
+    command = ["run", str(study), "--home", str(mine), "-f", "json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "igkd_search", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if " teacher: " in line:
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, ""), err
+    assert err.splitlines()[-1].startswith("error: interrupted; nothing is lost")
+
+    found = igkd(*command)
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["trials"]["complete"] == 2
+    rows = results.rows(optuna.load_study(study_name="tiny", storage=f"sqlite:///{mine}/igkd.db"))
+    assert [(row.slot, row.state) for row in rows] == [(0, "complete"), (1, "complete")]

@@ -1,0 +1,246 @@
+"""A search from end to end on tiny materials: facts, again means continue, and what is refused."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from safetensors.torch import load_file, save_file
+
+from igkd_search import (
+    database,
+    fitting,
+    launch,
+    materials,
+    registry,
+    results,
+    slots,
+    spec,
+    training,
+)
+from igkd_search.errors import DataError, MaterialError, StudyError
+from tests import tiny
+
+
+@pytest.fixture
+def mine(searched: Path, tmp_path: Path) -> Path:
+    """A home of this test's own, in which a search of two trials is finished."""
+    return Path(shutil.copytree(searched, tmp_path / "home"))
+
+
+@pytest.fixture
+def base(mine: Path) -> Iterator[database.Database]:
+    opened = database.connect(f"sqlite:///{mine / 'igkd.db'}")
+    yield opened
+    opened.close()
+
+
+def facts_of(base: database.Database) -> dict[str, Any]:
+    record = base.read_study("tiny")
+    assert record is not None
+    return record.facts
+
+
+def listing(folder: Path) -> dict[Path, int]:
+    """Every file below the folder, and when it was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def no_training(*_: Any, **__: Any) -> Iterator[fitting.EpochRecord]:
+    raise AssertionError("nothing was left to train")
+
+
+def test_a_search_ends_with_its_budget_spent_and_a_winner(
+    base: database.Database, study: spec.Study
+) -> None:
+    assert slots.Slots(base, "tiny").counts() == slots.Counts(2, 0, 0, 2)
+    theirs = optuna.load_study(study_name="tiny", storage=base.url)
+    assert [trial.state.name for trial in theirs.trials] == ["COMPLETE"] * 2
+    assert sorted(theirs.best_trial.params) == sorted(study.search.space)
+    assert [list(trial.intermediate_values) for trial in theirs.trials] == [[1, 2]] * 2
+    assert results.best(theirs) is not None
+
+
+def test_the_study_remembers_what_its_materials_are(
+    base: database.Database, shared: materials.Materials, mine: Path
+) -> None:
+    facts = facts_of(base)
+    found = json.loads(json.dumps(shared.facts()))
+    assert {name: facts[name] for name in found} == found
+    assert facts["teacher_accuracy"] == shared.teacher.accuracy
+    assert facts["seconds"] > 0
+    kept = mine / facts["teacher_file"]
+    assert not Path(facts["teacher_file"]).is_absolute(), "the home may be moved"
+    assert kept.read_bytes() == shared.teacher.weights.read_bytes()
+
+
+def test_each_trial_carries_the_one_figure_of_its_architecture(
+    base: database.Database, shared: materials.Materials
+) -> None:
+    student, teacher = shared.latency[tiny.STUDENT], shared.latency["teacher"]
+    for row in results.rows(results.open_study(base, "tiny")):
+        found = row.attributes
+        assert found["architecture"] == tiny.STUDENT
+        assert found["latency_ms"] == student.timing.onnxruntime.median_ms
+        assert found["parameters"] == student.parameters
+        assert found["compression"] == round(teacher.parameters / student.parameters, 4)
+        assert found["device"] == "cpu"
+
+
+def test_the_same_trial_trained_alone_gives_the_same_accuracy(
+    base: database.Database, study: spec.Study, stock: training.Stock
+) -> None:
+    row = results.rows(results.open_study(base, "tiny"))[1]
+    assert row.slot is not None
+    seed = spec.trial_seed(study.search.seed, row.slot)
+    config = study.trial.model_copy(update=row.parameters)
+    *_, last = training.train(config, stock, seed)
+    assert (row.seed, row.accuracy) == (seed, last.accuracy)
+
+
+def test_a_second_search_does_nothing(
+    base: database.Database, study: spec.Study, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "train", no_training)
+    before, facts = results.rows(results.open_study(base, "tiny")), facts_of(base)
+    files = listing(mine / "vault")
+    launch.search(base, study, mine, trials=2)
+    assert results.rows(results.open_study(base, "tiny")) == before
+    assert facts_of(base) | {"seconds": facts["seconds"]} == facts
+    assert listing(mine / "vault") == files
+
+
+def test_a_larger_budget_runs_only_what_is_missing_on_the_same_materials(
+    base: database.Database, study: spec.Study, mine: Path
+) -> None:
+    before, facts = results.rows(results.open_study(base, "tiny")), facts_of(base)
+    files = listing(mine / "vault")
+    launch.search(base, study, mine, trials=3)
+    after = results.rows(results.open_study(base, "tiny"))
+    assert after[:2] == before
+    assert [row.state for row in after] == ["complete"] * 3
+    assert listing(mine / "vault") == files
+    assert facts_of(base)["seconds"] > facts["seconds"]
+
+
+def test_an_interrupted_search_goes_on_and_its_time_counts(
+    base: database.Database, study: spec.Study, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, stopped = training.train, list[int]()
+
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[fitting.EpochRecord]:
+        for record in train(*arguments, **options):
+            if stopped == [1]:
+                stopped.append(record.epoch)
+                raise KeyboardInterrupt
+            stopped.append(record.epoch)
+            yield record
+
+    facts = facts_of(base)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            launch.search(base, study, mine, trials=3)
+    assert stopped == [1, 2]
+    assert facts_of(base)["seconds"] > facts["seconds"]
+    assert slots.Slots(base, "tiny").counts() == slots.Counts(3, 1, 0, 2)
+    launch.search(base, study, mine, trials=3)
+    row = results.rows(results.open_study(base, "tiny"))[2]
+    assert (row.state, row.epochs, row.attempts) == ("complete", 2, 2)
+
+
+def test_latency_is_measured_once_for_all_trials_of_a_study(
+    base: database.Database, study: spec.Study, mine: Path
+) -> None:
+    other = {"teacher": {"parameters": 1}}
+    base.update_facts("tiny", latency=other)
+    launch.prepare(base, study, mine, trials=2)
+    assert facts_of(base)["latency"] == other
+
+
+def test_changed_data_are_refused_before_anything_is_built(
+    base: database.Database, study: spec.Study, mine: Path, arrays: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(arrays, tmp_path / "arrays"))
+    pixels = np.load(other / "train_images.npy")
+    pixels[0, 0, 0, 0] ^= 1
+    np.save(other / "train_images.npy", pixels)
+    moved = study.model_copy(update={"data": study.data.model_copy(update={"path": str(other)})})
+    before, files = base.read_study("tiny"), listing(mine / "vault")
+    with pytest.raises(StudyError, match=r"began with another data .*cannot be compared"):
+        launch.search(base, moved, mine, trials=9)
+    assert base.read_study("tiny") == before
+    assert listing(mine / "vault") == files
+
+
+def test_data_that_only_moved_are_the_same(
+    base: database.Database, study: spec.Study, mine: Path, arrays: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(arrays, tmp_path / "arrays")
+    moved = study.model_copy(update={"data": study.data.model_copy(update={"path": str(other)})})
+    launch.prepare(base, moved, mine, trials=2)
+    assert registry.find("tiny", base).data.path == str(other)
+
+
+def test_another_teacher_file_is_refused(
+    study: spec.Study, shared: materials.Materials, home: Path, tmp_path: Path
+) -> None:
+    fresh = tiny.copy_entries(home, tmp_path / "home", "latency", "onnx")
+    base = database.connect(f"sqlite:///{fresh / 'igkd.db'}")
+    path = tmp_path / "given.safetensors"
+    shutil.copy(shared.teacher.weights, path)
+    teacher = study.teacher.model_copy(update={"checkpoint": str(path)})
+    given = study.model_copy(update={"teacher": teacher})
+    launch.prepare(base, given, fresh)
+    assert facts_of(base)["teacher_file"] == str(path)
+    before = base.read_study("tiny")
+    save_file({name: value * 1 for name, value in load_file(path).items()}, path, {"note": "new"})
+    with pytest.raises(StudyError, match="began with another teacher"):
+        launch.prepare(base, given, fresh, trials=9)
+    assert base.read_study("tiny") == before
+    base.close()
+
+
+def test_a_study_whose_materials_fail_is_not_begun(
+    study: spec.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> materials.Materials:
+        raise MaterialError("the teacher reaches 10 %")
+
+    monkeypatch.setattr(materials, "prepare", fail)
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    with pytest.raises(MaterialError):
+        launch.search(base, study, tmp_path)
+    assert base.study_names() == []
+    assert optuna.get_all_study_names(base.storage) == []
+    base.close()
+
+
+@pytest.mark.parametrize(
+    ("sections", "folder", "error", "message"),
+    [
+        ({"trial": {"removed_blocks": 40}}, "arrays", StudyError, "40"),
+        ({"data": {"classes": 2}}, "arrays", DataError, "allowed are 0 to 1"),
+        ({}, "nowhere", DataError, "no such file"),
+    ],
+)
+def test_what_can_be_known_at_once_is_checked_without_writing(
+    arrays: Path,
+    tmp_path: Path,
+    sections: Mapping[str, Mapping[str, Any]],
+    folder: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        launch.check(tiny.study(arrays.parent / folder, **sections), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_trial_carries_is_plain(study: spec.Study, shared: materials.Materials) -> None:
+    found = launch.describe(study, shared, "cpu")(study.trial)
+    assert all(type(value) in (float, int, str) for value in found.values())

@@ -1,0 +1,177 @@
+"""Rows, status and summary of a study of every kind of trial; the winner is Optuna's own."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from igkd_search import database, registry, results, slots, spec
+from igkd_search.errors import StorageError
+from tests.databases import prepared_url
+
+FACTS = {
+    "teacher_accuracy": 0.97,
+    "latency": {
+        "teacher": {
+            "parameters": 400,
+            "macs": 4000,
+            "onnxruntime": {"median_ms": 4.0},
+            "pytorch": {"median_ms": 8.0},
+        },
+        "small": {
+            "parameters": 100,
+            "macs": 1000,
+            "onnxruntime": {"median_ms": 1.0},
+            "pytorch": {"median_ms": 2.0},
+        },
+    },
+    "machine": {"cpu": "any"},
+    "rows": {"fit": 60},
+    "seconds": 12.5,
+}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Iterator[database.Database]:
+    search = {"trials": 6, "space": {"kd_weight": {"low": 0.0, "high": 1.0}}}
+    plain = {"name": "s", "trial": {"epochs": 3}, "search": search}
+    opened = database.connect(prepared_url("sqlite", tmp_path))
+    registry.register(opened, spec.check(spec.Study, plain, "test"))
+    opened.update_facts("s", **FACTS)
+    yield opened
+    opened.close()
+
+
+def add(
+    base: database.Database,
+    state: TrialState,
+    accuracies: list[float],
+    kd_weight: float = 0.5,
+    **attributes: str,
+) -> None:
+    """One trial that showed these accuracies and ended, or goes on, in this state."""
+    number = len(results.rows(results.open_study(base, "s")))
+    distribution = optuna.distributions.FloatDistribution(0.0, 1.0)
+    trial = optuna.trial.create_trial(
+        state=state,
+        value=accuracies[-1] if state == TrialState.COMPLETE else None,
+        params={"kd_weight": kd_weight},
+        distributions={"kd_weight": distribution},
+        intermediate_values=dict(enumerate(accuracies, start=1)),
+        user_attrs={
+            "slot": number,
+            "attempts": 1,
+            "seed": 11,
+            "proposed_by": "model" if number else "start",
+            "architecture": "small",
+            **attributes,
+        },
+    )
+    results.open_study(base, "s").add_trial(trial)
+
+
+@pytest.fixture
+def mixed(base: database.Database) -> database.Database:
+    """Five trials: pruned at 0.99, complete with 0.8 and 0.9, failed, running; one slot open."""
+    add(base, TrialState.PRUNED, [0.99])
+    add(base, TrialState.COMPLETE, [0.5, 0.85, 0.8])
+    add(base, TrialState.COMPLETE, [0.5, 0.7, 0.9], kd_weight=0.25)
+    add(base, TrialState.FAIL, [0.1], cause="diverged", reason="loss nan")
+    table = slots.Slots(base, "s")
+    for outcome in ("pruned", "complete", "complete", "failed:diverged"):
+        claim = table.claim()
+        assert claim is not None
+        table.finish(claim, outcome)
+    assert table.claim() is not None
+    add(base, TrialState.RUNNING, [0.3, 0.4])
+    return base
+
+
+def test_the_winner_is_the_best_trial_of_optuna(mixed: database.Database) -> None:
+    winner = results.best(results.open_study(mixed, "s"))
+    theirs = optuna.load_study(study_name="s", storage=mixed.url).best_trial
+    assert winner is not None
+    assert (winner.number, winner.accuracy) == (theirs.number, theirs.value) == (2, 0.9)
+    assert winner.parameters == theirs.params == {"kd_weight": 0.25}
+
+
+def test_a_pruned_trial_never_wins_and_without_a_complete_one_nobody_does(
+    base: database.Database,
+) -> None:
+    add(base, TrialState.PRUNED, [0.99])
+    add(base, TrialState.FAIL, [0.9])
+    assert results.best(results.open_study(base, "s")) is None
+    assert results.status(base, "s")["best"] is None
+    found = results.summary(base, "s")
+    assert (found["best"], found["student"]) == (None, None)
+
+
+def test_rows_tell_every_trial_as_it_is(mixed: database.Database) -> None:
+    found = results.rows(results.open_study(mixed, "s"))
+    assert [row.number for row in found] == [row.slot for row in found] == [0, 1, 2, 3, 4]
+    states = ["pruned", "complete", "complete", "failed", "running"]
+    assert [row.state for row in found] == states
+    assert [row.accuracy for row in found] == [0.99, 0.8, 0.9, 0.1, 0.4]
+    assert [row.epochs for row in found] == [1, 3, 3, 1, 2]
+    assert [row.cause for row in found] == [None, None, None, "diverged", None]
+    assert [row.seconds is None for row in found] == [False] * 4 + [True]
+    assert found[3].reason == "loss nan"
+    assert {row.seed for row in found} == {11}
+    assert found[0].proposed_by == "start"
+
+
+def test_rows_are_plain_json(mixed: database.Database) -> None:
+    for row in results.rows(results.open_study(mixed, "s")):
+        assert json.loads(json.dumps(row.as_dict())) == row.as_dict()
+
+
+def test_a_trial_that_has_not_begun_has_nothing_to_show(base: database.Database) -> None:
+    results.open_study(base, "s").enqueue_trial({}, user_attrs={"slot": 0})
+    [row] = results.rows(results.open_study(base, "s"))
+    assert (row.state, row.accuracy, row.epochs, row.attempts) == ("waiting", None, 0, 0)
+    assert (row.parameters, row.seconds, row.cause) == ({}, None, None)
+
+
+def test_status_counts_slots_and_shows_what_runs(mixed: database.Database) -> None:
+    found = results.status(mixed, "s")
+    assert json.loads(json.dumps(found)) == found
+    assert found["budget"] == {"trials": 6, "done": 4, "running": 1, "open": 1}
+    assert found["states"] == {"pruned": 1, "complete": 2, "failed": 1, "running": 1}
+    assert found["proposed_by"] == {"start": 1, "model": 4}
+    assert found["running"] == [{"trial": 4, "epochs": 2, "accuracy": 0.4}]
+    assert found["best"] == {"trial": 2, "accuracy": 0.9, "parameters": {"kd_weight": 0.25}}
+
+
+def test_the_summary_sets_the_winner_beside_its_teacher(mixed: database.Database) -> None:
+    found = results.summary(mixed, "s")
+    assert json.loads(json.dumps(found)) == found
+    assert found["best"]["number"] == 2
+    assert found["teacher"]["accuracy"] == 0.97
+    assert found["teacher"]["latency"]["pytorch"]["median_ms"] == 8.0
+    student = found["student"]
+    assert (student["accuracy"], student["parameters"], student["macs"]) == (0.9, 100, 1000)
+    assert student["latency"]["onnxruntime"]["median_ms"] == 1.0
+    assert student["compression"] == 4.0
+    wanted = {"budget": 6, "complete": 2, "pruned": 1, "failed": 1}
+    assert wanted.items() <= found["trials"].items()
+    assert found["epochs"] == {"trained": 10, "without_pruning": 15}
+    assert (found["seconds"], found["rows"]) == (12.5, {"fit": 60})
+
+
+def test_all_of_it_can_be_read_without_writing(mixed: database.Database) -> None:
+    reader = database.connect(mixed.url, read_only=True)
+    assert results.summary(reader, "s") == results.summary(mixed, "s")
+    assert results.status(reader, "s") == results.status(mixed, "s")
+    reader.close()
+
+
+def test_an_unknown_study_is_named(base: database.Database) -> None:
+    with pytest.raises(StorageError, match=r"no study 'S' at .*igkd run STUDY"):
+        results.open_study(base, "S")
+    with pytest.raises(StorageError):
+        results.status(base, "S")
+    with pytest.raises(StorageError):
+        results.summary(base, "S")

@@ -1,0 +1,467 @@
+"""A whole search with a ten-line fake training: the budget, law 10, failures, and every crash."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, TrialState
+
+from igkd_search import database, fitting, registry, slots, space, spec, worker
+from igkd_search.errors import StorageError, TrialError
+from tests.databases import KINDS, Kind, prepared_url
+
+EPOCHS = 3
+START = {"temperature": 2.5, "kd_weight": 0.25}
+SPACE = {"temperature": {"low": 1.0, "high": 10.0, "log": True}, "kd_weight": {"low": 0, "high": 1}}
+
+
+def study_of(trials: int = 4, epochs: int = EPOCHS, **search: Any) -> spec.Study:
+    asked = {"trials": trials, "pruner": "none", "seed": 7, "space": SPACE, "start": [START]}
+    plain = {"name": "s", "trial": {"epochs": epochs}, "search": asked | search}
+    return spec.check(spec.Study, plain, "test")
+
+
+def record(epoch: int, accuracy: float) -> fitting.EpochRecord:
+    return fitting.EpochRecord(epoch, 1.0 / epoch, accuracy, 0.5, 0.1, 0.01, 100.0)
+
+
+def accuracy_of(config: spec.TrialConfig, epoch: int) -> float:
+    """What an epoch shows, a function of the configuration: a repeated trial shows the same."""
+    return round(0.5 + 0.1 * epoch + 0.1 * config.kd_weight, 6)
+
+
+@dataclass
+class FakeTraining:
+    """Yields the records of a checkpoint, then one an epoch; raises `then` when its turn comes."""
+
+    then: dict[tuple[int, int], BaseException] = field(default_factory=dict)
+    """(call, epoch) -> what is raised instead of this epoch's record; calls count from 1."""
+    calls: list[tuple[spec.TrialConfig, int, Path | None]] = field(default_factory=list)
+    before_epoch: Callable[[int], None] = lambda epoch: None
+
+    def __call__(
+        self, config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
+    ) -> Iterator[fitting.EpochRecord]:
+        self.calls.append((config, seed, resume_from))
+        call, done = len(self.calls), json.loads(resume_from.read_text()) if resume_from else 0
+        for epoch in range(1, config.epochs + 1):
+            if epoch > done:
+                self.before_epoch(epoch)
+                if (call, epoch) in self.then:
+                    raise self.then[call, epoch]
+                save_to.mkdir(parents=True, exist_ok=True)
+                (save_to / f"epoch-{epoch:04d}.safetensors").write_text(json.dumps(epoch))
+            yield record(epoch, accuracy_of(config, epoch))
+
+
+def describe(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
+    return {"architecture": "tiny", "latency_ms": 1.5}
+
+
+@dataclass
+class Search:
+    """One study in one database, and workers for it."""
+
+    base: database.Database
+    folder: Path
+    study: spec.Study
+
+    def begin(self, study: spec.Study) -> "Search":
+        self.study = study
+        registry.register(self.base, study)
+        return self
+
+    def hire(self, train: worker.Train, table: slots.Slots | None = None) -> worker.Worker:
+        return worker.Worker(self.study, self.base, self.folder, train, describe, table)
+
+    def run(self, train: worker.Train) -> None:
+        self.hire(train).run(poll_seconds=0)
+
+    @property
+    def table(self) -> slots.Slots:
+        return slots.Slots(self.base, self.study.name)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return optuna.load_study(study_name=self.study.name, storage=self.base.storage).trials
+
+    def check_budget(self, trials: int) -> None:
+        """Law 7: so many asked for, so many finished, none lost, none twice."""
+        assert self.table.counts() == slots.Counts(trials, 0, 0, trials)
+        assert sorted(trial.user_attrs["slot"] for trial in self.trials) == list(range(trials))
+        assert all(trial.state.is_finished() for trial in self.trials)
+        told = {trial.number: worker._outcome(trial) for trial in self.trials}
+        assert {row.trial_number: row.outcome for row in self.table.rows()} == told
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Search]:
+    base = database.connect(prepared_url("sqlite", tmp_path))
+    yield Search(base, tmp_path / "checkpoints", study_of()).begin(study_of())
+    base.close()
+
+
+class Pruner(optuna.pruners.BasePruner):
+    """Prunes at these epochs, and remembers at which it was asked."""
+
+    def __init__(self, *epochs: int) -> None:
+        self.epochs, self.asked = epochs, list[int]()
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        assert trial.last_step is not None
+        self.asked.append(trial.last_step)
+        return trial.last_step in self.epochs
+
+
+@pytest.fixture
+def prune(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pruner]:
+    def use(*epochs: int) -> Pruner:
+        pruner = Pruner(*epochs)
+        monkeypatch.setitem(space.PRUNERS, "none", lambda study: pruner)
+        return pruner
+
+    return use
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_budget_is_spent_exactly(kind: Kind, tmp_path: Path) -> None:
+    base = database.connect(prepared_url(kind, tmp_path))
+    search = Search(base, tmp_path, study_of(5)).begin(study_of(5))
+    train = FakeTraining()
+    search.run(train)
+    search.check_budget(5)
+    assert len(train.calls) == 5
+    search.run(train)
+    assert len(train.calls) == 5, "nothing is left to do"
+    base.close()
+
+
+def test_a_larger_budget_goes_on_and_keeps_what_is_finished(search: Search) -> None:
+    search.run(FakeTraining())
+    before = search.trials
+    registry.register(search.base, search.study, trials=6)
+    search.run(FakeTraining())
+    search.check_budget(6)
+    assert search.trials[:4] == before
+
+
+def test_every_epoch_is_reported_and_the_last_is_the_objective(search: Search) -> None:
+    train = FakeTraining()
+    search.run(train)
+    for trial, (config, _, _) in zip(search.trials, train.calls, strict=True):
+        reported = {epoch: accuracy_of(config, epoch) for epoch in range(1, EPOCHS + 1)}
+        assert trial.intermediate_values == reported
+        assert trial.state == TrialState.COMPLETE
+        assert trial.value == reported[EPOCHS] == trial.user_attrs["accuracy"]
+        assert trial.user_attrs["epochs"] == EPOCHS
+
+
+def test_a_pruned_trial_is_marked_and_has_no_value(
+    search: Search, prune: Callable[..., Pruner]
+) -> None:
+    prune(*range(1, EPOCHS + 1))
+    search.run(FakeTraining())
+    search.check_budget(4)
+    for trial in search.trials:
+        assert trial.state == TrialState.PRUNED
+        assert list(trial.intermediate_values) == [1]
+        assert trial.user_attrs["epochs"] == 1
+    assert {row.outcome for row in search.table.rows()} == {"pruned"}
+
+
+@pytest.mark.parametrize("epochs", [1, EPOCHS])
+def test_after_the_last_epoch_the_pruner_is_not_asked(
+    search: Search, prune: Callable[..., Pruner], epochs: int
+) -> None:
+    pruner = prune(epochs)
+    search.begin(study_of(2, epochs).model_copy(update={"name": "other"}))
+    search.run(FakeTraining())
+    assert [trial.state for trial in search.trials] == [TrialState.COMPLETE] * 2
+    assert pruner.asked == list(range(1, epochs)) * 2
+
+
+def test_start_points_are_the_first_slots(search: Search) -> None:
+    search.run(FakeTraining())
+    first, *others = search.trials
+    assert first.params == START
+    assert first.user_attrs["proposed_by"] == "start"
+    assert all(trial.user_attrs["proposed_by"] in ("model", "chance") for trial in others)
+    assert all(trial.params != START for trial in others)
+    assert [trial.number for trial in search.trials] == [0, 1, 2, 3]
+
+
+def test_the_model_proposes_once_chance_has_spoken(search: Search) -> None:
+    search.begin(study_of(8).model_copy(update={"name": "t"}))
+    search.run(FakeTraining())
+    by = [trial.user_attrs["proposed_by"] for trial in search.trials]
+    assert by == ["start"] + ["chance"] * 2 + ["model"] * 5
+
+
+def test_the_seed_of_a_trial_is_that_of_its_slot_and_is_stored(search: Search) -> None:
+    train = FakeTraining()
+    search.run(train)
+    seeds = [spec.trial_seed(7, slot) for slot in range(4)]
+    assert [seed for _, seed, _ in train.calls] == seeds
+    assert [trial.user_attrs["seed"] for trial in search.trials] == seeds
+
+
+def test_parameters_are_exactly_the_names_of_the_space(search: Search) -> None:
+    train = FakeTraining()
+    search.run(train)
+    study = optuna.load_study(study_name="s", storage=search.base.storage)
+    assert sorted(study.best_trial.params) == sorted(SPACE)
+    for trial, (config, _, _) in zip(search.trials, train.calls, strict=True):
+        assert config == search.study.trial.model_copy(update=trial.params)
+
+
+def test_attributes_are_attached_before_the_trial_is_told(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    tell = optuna.Study.tell
+
+    def spy(study: optuna.Study, trial: optuna.Trial, *rest: Any) -> FrozenTrial:
+        seen.append(trial.user_attrs)
+        return tell(study, trial, *rest)
+
+    monkeypatch.setattr(optuna.Study, "tell", spy)
+    search.run(FakeTraining())
+    assert seen == [trial.user_attrs for trial in search.trials]
+    wanted = {"slot", "seed", "proposed_by", "attempts", "architecture", "latency_ms", "accuracy"}
+    assert all(wanted <= set(attributes) for attributes in seen)
+    assert all(attributes["attempts"] == 1 for attributes in seen)
+
+
+def test_checkpoints_of_a_finished_trial_are_removed(search: Search) -> None:
+    search.run(FakeTraining())
+    assert not list(search.folder.rglob("epoch-*"))
+
+
+def test_a_diverged_trial_fails_with_its_reason_and_the_search_goes_on(
+    search: Search, caplog: pytest.LogCaptureFixture
+) -> None:
+    search.run(FakeTraining({(2, 2): TrialError("diverged", "loss nan in epoch 2")}))
+    search.check_budget(4)
+    failed = search.trials[1]
+    assert [trial.state.name for trial in search.trials] == ["COMPLETE", "FAIL"] + ["COMPLETE"] * 2
+    assert failed.user_attrs["cause"] == "diverged"
+    assert "loss nan in epoch 2" in failed.user_attrs["reason"]
+    assert failed.user_attrs["latency_ms"] == 1.5
+    assert search.table.rows()[1].outcome == "failed:diverged"
+    assert "loss nan in epoch 2" in caplog.text
+
+
+def test_a_bug_costs_its_trial_and_leaves_its_traceback(search: Search) -> None:
+    search.run(FakeTraining({(1, 1): ValueError("what now")}))
+    search.check_budget(4)
+    failed = search.trials[0]
+    assert failed.state == TrialState.FAIL
+    assert failed.user_attrs["cause"] == "bug"
+    assert failed.user_attrs["reason"] == "ValueError('what now')"
+    assert "Traceback" in failed.user_attrs["traceback"]
+
+
+def test_an_interrupted_trial_is_continued_from_its_checkpoint(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[tuple[int, int]] = []
+    report = optuna.Trial.report
+
+    def spy(trial: optuna.Trial, value: float, step: int) -> None:
+        reports.append((trial.number, step))
+        report(trial, value, step)
+
+    monkeypatch.setattr(optuna.Trial, "report", spy)
+    first = FakeTraining({(2, 3): KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        search.run(first)
+    left = search.trials[1]
+    assert left.state == TrialState.RUNNING, "nothing is told"
+    assert search.table.counts() == slots.Counts(4, 3, 0, 1), "the slot is given back"
+
+    second = FakeTraining()
+    search.run(second)
+    search.check_budget(4)
+    config, seed, resume_from = second.calls[0]
+    assert resume_from is not None and resume_from.name == "epoch-0002.safetensors"
+    assert (config, seed) == first.calls[1][:2]
+    again = search.trials[1]
+    assert again.number == left.number and again.params == left.params
+    assert again.user_attrs["attempts"] == 2
+    assert list(again.intermediate_values) == [1, 2, 3]
+    assert [step for number, step in reports if number == 1] == [1, 2, 3], "none reported twice"
+    assert [trial.user_attrs["attempts"] for trial in search.trials] == [1, 2, 1, 1]
+
+
+def test_without_its_checkpoint_a_trial_starts_anew_and_reports_only_what_is_new(
+    search: Search, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search.run(FakeTraining({(1, 3): KeyboardInterrupt()}))
+    search.folder = tmp_path / "another host"
+    second = FakeTraining()
+    search.run(second)
+    search.check_budget(4)
+    assert second.calls[0][2] is None
+    assert list(search.trials[0].intermediate_values) == [1, 2, 3]
+    assert search.trials[0].params == START
+
+
+def test_a_continued_trial_is_judged_at_its_newest_epoch_only(
+    search: Search, prune: Callable[..., Pruner]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search.run(FakeTraining({(1, 3): KeyboardInterrupt()}))
+    pruner = prune()
+    search.run(FakeTraining())
+    assert pruner.asked[0] == 2, "epoch 1 was judged before"
+
+
+CRASHES: dict[str, tuple[Any, str, bool]] = {
+    "before enqueue": (optuna.Study, "enqueue_trial", False),
+    "after enqueue": (optuna.Study, "enqueue_trial", True),
+    "after RUNNING": (optuna.storages.RDBStorage, "set_trial_state_values", True),
+    "before the trial is recorded": (slots.Slots, "record_trial", False),
+    "after a parameter": (space, "_suggest", True),
+    "after suggest": (space, "suggest", True),
+    "after an attribute": (optuna.Trial, "set_user_attr", True),
+    "after report": (optuna.Trial, "report", True),
+    "before renewing": (slots.Slots, "renew", False),
+    "before tell": (optuna.Study, "tell", False),
+    "after tell": (optuna.Study, "tell", True),
+    "after the slot is finished": (slots.Slots, "finish", True),
+}
+
+
+def crash_at(patched: pytest.MonkeyPatch, place: str, turn: int) -> None:
+    """Let the process die at a named place, when it is reached for the `turn`-th time."""
+    owner, name, after = CRASHES[place]
+    original, calls = getattr(owner, name), 0
+
+    def crash(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == turn and not after:
+            raise KeyboardInterrupt
+        answer = original(*arguments, **options)
+        if calls == turn:
+            raise KeyboardInterrupt
+        return answer
+
+    patched.setattr(owner, name, crash)
+    # whoever dies gives nothing back
+    patched.setattr(worker.Worker, "_release", lambda self, claim: None)
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize("place", CRASHES)
+def test_a_crash_between_any_two_writes_heals(search: Search, place: str, turn: int) -> None:
+    search.begin(study_of(3, 2).model_copy(update={"name": "c"}))
+    gone = replace(slots.this_process(), process_started="before the flood")
+    table = slots.Slots(search.base, "c", identity=gone)
+    with pytest.MonkeyPatch.context() as patched:
+        crash_at(patched, place, turn)
+        with pytest.raises(KeyboardInterrupt):
+            search.hire(FakeTraining(), table).run(poll_seconds=0)
+    search.run(FakeTraining())
+    search.check_budget(3)
+    for trial in search.trials:
+        assert trial.state == TrialState.COMPLETE
+        assert list(trial.intermediate_values) == [1, 2]
+        assert set(trial.params) == set(SPACE)
+        assert trial.user_attrs["seed"] == spec.trial_seed(7, trial.user_attrs["slot"])
+    by_slot = {trial.user_attrs["slot"]: trial for trial in search.trials}
+    assert by_slot[0].params == START
+    found = [by_slot[slot].user_attrs["proposed_by"] for slot in range(3)]
+    assert found[0] == "start" and set(found[1:]) <= {"model", "chance"}
+    assert not list(search.folder.rglob("epoch-*")), "checkpoints are removed all the same"
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing_more(
+    search: Search, caplog: pytest.LogCaptureFixture
+) -> None:
+    late = search.hire(FakeTraining())
+    before: list[tuple[FrozenTrial, slots.SlotRow]] = []
+
+    def lose_lease(epoch: int) -> None:
+        if epoch == 2:
+            # another one takes the slot over while this epoch is trained
+            seen = iter([0.0, 0.0, 100.0, 100.0])
+            other = slots.Slots(search.base, "s", 60.0, monotonic=lambda: next(seen))
+            registry.register(search.base, search.study, trials=1)
+            assert other.claim() is None
+            assert other.claim() is not None
+            before.append((search.trials[0], search.table.rows()[0]))
+
+    late.train = FakeTraining(before_epoch=lose_lease)
+    claim = late.slots.claim()
+    assert claim is not None
+    late.run_claim(claim)
+    assert before == [(search.trials[0], search.table.rows()[0])]
+    assert search.trials[0].state == TrialState.RUNNING
+    assert "another worker owns it now" in caplog.text
+
+
+def test_a_trial_that_somebody_finished_ends_without_a_write(
+    search: Search, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[FrozenTrial] = []
+
+    def finish_it(epoch: int) -> None:
+        if epoch == 2 and not told:
+            study = optuna.load_study(study_name="s", storage=search.base.storage)
+            told.append(study.tell(0, state=TrialState.FAIL))
+
+    search.run(FakeTraining(before_epoch=finish_it))
+    assert search.trials[0] == told[0]
+    assert "somebody else finished its trial" in caplog.text
+    assert search.table.rows()[0].outcome == "failed:told from outside"
+    assert search.table.counts() == slots.Counts(4, 0, 0, 4)
+
+
+@pytest.mark.parametrize("error", [StorageError("the database is gone"), StorageInternalError()])
+def test_a_lost_database_ends_the_worker_and_gives_the_slot_back(
+    search: Search, error: Exception
+) -> None:
+    with pytest.raises(type(error)):
+        search.run(FakeTraining({(1, 2): error}))
+    assert search.trials[0].state == TrialState.RUNNING
+    assert search.table.counts() == slots.Counts(4, 4, 0, 0)
+    search.run(FakeTraining())
+    search.check_budget(4)
+
+
+def test_a_worker_that_cannot_even_release_still_says_what_happened(
+    search: Search, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(*_: Any) -> None:
+        raise StorageError("no route to host")
+
+    monkeypatch.setattr(slots.Slots, "release", unreachable)
+    with pytest.raises(StorageError, match="the database is gone"):
+        search.run(FakeTraining({(1, 2): StorageError("the database is gone")}))
+    assert "could not be released: no route to host" in caplog.text
+
+
+def test_the_lease_is_renewed_while_an_epoch_lasts(search: Search) -> None:
+    renewed = threading.Event()
+
+    class Watched(slots.Slots):
+        def renew(self, claim: slots.Claim) -> None:
+            super().renew(claim)
+            if threading.current_thread() is not threading.main_thread():
+                renewed.set()
+
+    def wait(epoch: int) -> None:
+        assert renewed.wait(30), "no sign of life during the epoch"
+
+    table = Watched(search.base, "s", lease_seconds=0.02)
+    search.hire(FakeTraining(before_epoch=wait), table).run(poll_seconds=0)
+    search.check_budget(4)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lease-")]
