@@ -288,13 +288,14 @@ def _open_if_there(storage: str | None, home: Path) -> database.Database | None:
 @contextmanager
 def _reporting(what: str) -> Iterator[None]:
     """Turn a user's error into one line and exit 1, an interruption into a word and exit 130."""
-    import optuna
-
-    console.log_to_terminal()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     signal.signal(signal.SIGTERM, _interrupt)
+    console.log_to_terminal()
     try:
-        yield
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with _naming_lost_storage(optuna.exceptions.StorageInternalError):
+            yield
     except IgkdError as error:
         if os.environ.get("IGKD_DEBUG"):
             raise
@@ -303,6 +304,19 @@ def _reporting(what: str) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print_error(f"interrupted; nothing is lost, the same command goes on ({what})")
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def _naming_lost_storage(lost: type[Exception]) -> Iterator[None]:
+    """Optuna's word for a database that went away, as ours."""
+    try:
+        yield
+    except lost as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise StorageError(
+            f"the database was lost: {reason}; running trials keep their checkpoints, so the same "
+            "command goes on once it is back"
+        ) from error
 
 
 def _interrupt(_number: int, _frame: Any) -> None:

@@ -160,7 +160,8 @@ def _row(trial: FrozenTrial) -> Row:
         proposed_by=attributes.get("proposed_by"),
         seed=attributes.get("seed"),
         seconds=None if trial.duration is None else trial.duration.total_seconds(),
-        cause=attributes.get("cause"),
-        reason=attributes.get("reason"),
+        # an attempt that died before it was told may have left a cause to a trial that completed
+        cause=attributes.get("cause") if trial.state == TrialState.FAIL else None,
+        reason=attributes.get("reason") if trial.state == TrialState.FAIL else None,
         attributes=dict(attributes),
     )

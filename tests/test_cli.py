@@ -455,3 +455,15 @@ def test_ctrl_c_while_the_teacher_learns_and_the_same_command_goes_on(
     assert json.loads(found.stdout)["trials"]["complete"] == 2
     rows = results.rows(optuna.load_study(study_name="tiny", storage=f"sqlite:///{mine}/igkd.db"))
     assert [(row.slot, row.state) for row in rows] == [(0, "complete"), (1, "complete")]
+
+
+def test_a_database_lost_in_mid_search_is_one_error(
+    igkd: Igkd, searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object) -> None:
+        cause = OSError("server closed the connection\nunexpectedly")
+        raise optuna.exceptions.StorageInternalError("an exception is raised") from cause
+
+    monkeypatch.setattr(results, "status", lose)
+    message = error_of(igkd("status", "tiny", "--home", searched))
+    assert message.startswith("the database was lost: server closed the connection; ")
