@@ -48,7 +48,10 @@ def export(
     )
     exported = spec.Exported(
         schema_version=1,
-        data=study.data,
+        # what the source decided is written out, so that the file stands by itself
+        data=study.data.model_copy(
+            update={name: record.facts["rows"][name] for name in ("classes", "shift", "flip")}
+        ),
         teacher=teacher,
         overlays=study.overlays,
         materials=study.materials.model_copy(update={"targets": record.facts["targets"]}),

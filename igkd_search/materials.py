@@ -82,6 +82,8 @@ class Materials:
                 "fit": len(self.data.fit_rows),
                 "validation": len(self.data.validation_rows),
                 "classes": self.data.classes,
+                "shift": self.data.views.shift,
+                "flip": self.data.views.flip,
                 "image_shape": list(self.data.image_shape),
             },
         }

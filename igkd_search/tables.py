@@ -93,7 +93,7 @@ def _cost_rows(teacher: dict[str, Any], student: dict[str, Any]) -> list[list[st
         ours, theirs = student["latency"][engine], teacher["latency"][engine]
         ratio = theirs["median_ms"] / ours["median_ms"]
         rows.append([label, _milliseconds(theirs), _milliseconds(ours), f"{ratio:.2f}x"])
-    for key, label in (("parameters", "parameters"), ("macs", "multiply-accumulates")):
+    for key, label in (("parameters", "parameters, compression"), ("macs", "multiply-accumulates")):
         ratio = teacher[key] / student[key]
         rows.append([label, f"{teacher[key]:,}", f"{student[key]:,}", f"{ratio:.2f}x"])
     return rows

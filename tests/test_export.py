@@ -12,6 +12,7 @@ import pytest
 
 from igkd_search import __version__, database, export, registry, results, spec
 from igkd_search.errors import MaterialError, StorageError, StudyError
+from tests import tiny
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_every_field_of_the_configuration_is_written_out(
     plain = tomllib.loads(text)
     assert list(plain["trial"]) == list(spec.TrialConfig.model_fields)
     assert plain["trial"] == study.trial.model_dump() | winner.parameters
-    assert plain["data"] == study.data.model_dump(exclude_none=True)
+    assert plain["data"] == study.data.model_dump(exclude_none=True) | {"classes": tiny.CLASSES}
     assert plain["overlays"] == study.overlays.model_dump()
     for line in text.splitlines():
         name = line.partition(" = ")[0]
