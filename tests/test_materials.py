@@ -65,10 +65,13 @@ def test_facts_are_plain_json(shared: materials.Materials) -> None:
     assert facts["fingerprints"]["data"] == shared.data.fingerprint
     assert set(facts["fingerprints"]) == {"data", "overlays", "targets", "teacher"}
     assert facts["completeness_gap"] > 0
+    assert facts["threads"] == shared.threads > 0
     assert facts["rows"] == {
         "fit": tiny.TRAIN - tiny.VALIDATION,
         "validation": tiny.VALIDATION,
         "classes": tiny.CLASSES,
+        "shift": 1,
+        "flip": True,
         "image_shape": [3, tiny.SIZE, tiny.SIZE],
     }
 
