@@ -22,7 +22,7 @@ _MAP_SAMPLE = 8
 _MAP_CORRELATION = 0.99
 # Pixels in one shard, so that memory stays the same whatever the images' size. Backward keeps every
 # activation: on a CPU 256 images of 8x8, or 16 of 32x32, need some 300 MB; a GPU wants thousands.
-_FORWARD_PIXELS = 2**19
+_FORWARD_PIXELS = {"cpu": 2**19, "cuda": 2**25, "mps": 2**21}
 _GRADIENT_PIXELS = {"cpu": 2**14, "cuda": 2**22, "mps": 2**16}
 
 
@@ -85,7 +85,8 @@ def logits(
     def build(folder: Path) -> None:
         shape = (len(data.labels), views, data.classes)
         with console.stage("targets", len(data.labels), "images") as stage:
-            shard = max(1, _FORWARD_PIXELS // (views * pixels_of(data)))
+            budget = _FORWARD_PIXELS.get(device.type, _FORWARD_PIXELS["cpu"])
+            shard = max(1, budget // (views * pixels_of(data)))
             vault.fill(folder, "logits", shape, np.float16, shard, compute, stage.advance)
 
     def verify(folder: Path) -> None:

@@ -7,6 +7,7 @@ that help is quick and a finished study is shown without torch.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from igkd_search import __version__, console, tables
-from igkd_search.errors import IgkdError, StorageError, StudyError
+from igkd_search.errors import IgkdError, StorageError
 
 if TYPE_CHECKING:
     from igkd_search import database, spec
 
     AnyRun = TypeVar("AnyRun", bound=spec.Run)
+
+log = logging.getLogger(__name__)
 
 STAGES = ("start", "teacher", "overlays", "targets", "latency", "trials")
 """What a run shows from its first second, in order."""
@@ -121,9 +124,9 @@ def prepare(
             question = _question(study, storage, home, data)
             from igkd_search import launch
 
-            launch.check(question, home)
+            found = launch.check(question, home)
             base = _open(storage, home)
-        launch.prepare(base, question, home)
+        launch.prepare(base, question, home, data=found)
 
 
 @app.command()
@@ -232,9 +235,9 @@ def _search(
     with console.stage("start", note="loading torch and the data"):
         from igkd_search import launch
 
-        launch.check(question, home)
+        data = launch.check(question, home)
         base = _open(storage, home)
-    launch.search(base, question, home, trials)
+    launch.search(base, question, home, trials, data)
     return base
 
 
@@ -251,16 +254,18 @@ def _located(question: AnyRun, data: Path | None) -> AnyRun:
     if data is None:
         return question
     if question.data.source != "arrays":
-        raise StudyError(
-            f"--data: only source = 'arrays' has a folder, not '{question.data.source}'"
-        )
-    moved = question.data.model_copy(update={"path": str(data)})
+        # IGKD_DATA may be set for another study
+        log.warning("--data is not used: source = '%s' has no folder", question.data.source)
+        return question
+    moved = question.data.model_copy(update={"path": str(data.absolute())})
     return question.model_copy(update={"data": moved})
 
 
 def _check_home(home: Path) -> None:
     """StorageError unless things can be written there; makes nothing."""
-    standing = next(path for path in [home.absolute(), *home.absolute().parents] if path.exists())
+    places = [home.absolute(), *home.absolute().parents]
+    # os.path, since Path.exists raises below a folder that may not be searched
+    standing = next(path for path in places if os.path.exists(path))
     if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
         why = "is not writable" if standing.is_dir() else "is not a folder"
         raise StorageError(

@@ -195,7 +195,7 @@ def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     """Print named values on standard output, one a line, each value on its own line to copy."""
     width = max((len(name) for name in pairs), default=0)
     out = terminal("stdout")
-    out.print(f"[bold]{title}[/bold]", soft_wrap=True)
+    out.print(title, style="bold", markup=False, soft_wrap=True)
     for name, value in pairs.items():
         out.print(f"  {name:<{width}}  {value}", markup=False, soft_wrap=True)
 

@@ -219,6 +219,9 @@ def _nothing_to_check(data: spec.Data, cache: Path) -> None:
     """The source carries its test part, or downloads it together with the rest."""
 
 
+DOWNLOADED = ("cifar10",)
+"""The sources that come over the network the first time."""
+
 SOURCES: dict[str, _Source] = {
     "arrays": _Source(
         _arrays_part("train"), _arrays_part("test"), _check_test_arrays, shift=0, flip=False

@@ -31,7 +31,7 @@ from igkd_search import (
     training,
     vault,
 )
-from igkd_search.errors import StudyError
+from igkd_search.errors import StorageError, StudyError
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +54,18 @@ def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> 
     Writes student.safetensors (first seed) and result.json; returns the latter. StudyError when the
     folder holds the result of another configuration.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     asked = spec.fingerprint([exported.question(), exported.provenance.seed, seeds])
     known = _finished(folder, asked, exported.data, home)
     if known is not None:
         return known
     bench = _bench(exported, folder, home)
+    _make(folder)
     students = [_train_seed(bench, index, seeds) for index in range(seeds)]
     # only now, with every model finished, is the test set opened, and the reading counted
     data, reads = bench.shared.data, _count_read(folder)
     test = datasets.load_test(exported.data, home / "data", data.classes)
     images, labels = _normalised(test, bench.stock.reader)
-    accuracies = [_accuracy(student, images, labels) for student in students]
+    accuracies = [fitting.evaluate(student, images, labels)[0] for student in students]
     result: dict[str, Any] = {
         "asked": asked,
         "configuration": exported.model_dump(mode="json"),
@@ -101,9 +101,15 @@ def _finished(folder: Path, asked: str, data: spec.Data, home: Path) -> dict[str
     path = folder / "result.json"
     if not path.exists():
         return None
-    result: dict[str, Any] = json.loads(path.read_bytes())
-    same_data = result["fingerprints"]["data"] == datasets.load(data, home / "data").fingerprint
-    if result["asked"] != asked or not same_data:
+    try:
+        result: dict[str, Any] = json.loads(path.read_bytes())
+        trained, known = result["asked"], result["fingerprints"]["data"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{path}: not a result of 'igkd train' ({error!r}); give an empty folder with -o"
+        ) from error
+    same_data = known == datasets.load(data, home / "data").fingerprint
+    if trained != asked or not same_data:
         what = "configuration or number of seeds" if same_data else "data set"
         raise StudyError(
             f"{path}: the result of another {what}; give an empty folder with -o, or remove this "
@@ -111,6 +117,15 @@ def _finished(folder: Path, asked: str, data: spec.Data, home: Path) -> dict[str
         )
     log.info("%s: finished already; the test set is not read again", folder)
     return result
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be made ({error.strerror}); choose another folder with -o"
+        ) from error
 
 
 def _count_read(folder: Path) -> int:
@@ -168,10 +183,6 @@ def _normalised(test: datasets.Part, reader: augment.Reader) -> tuple[Tensor, Te
     pixels = torch.tensor(np.asarray(test[0])).to(device)
     unit = pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
     return augment.normalise(unit, reader.mean, reader.sd), torch.tensor(test[1]).to(device)
-
-
-def _accuracy(student: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return fitting.evaluate(student, images, labels)[0]
 
 
 def _student_figures(bench: _Bench) -> dict[str, Any]:

@@ -7,6 +7,7 @@ that a run stopped anywhere and resumed yields the same records as one that was 
 
 import copy
 import json
+import logging
 import math
 import os
 import time
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from igkd_search import spec, vault
-from igkd_search.errors import MaterialError, StudyError, TrialError
+from igkd_search.errors import MaterialError, StorageError, StudyError, TrialError
+
+log = logging.getLogger(__name__)
 
 _SMALL_IMAGE = 16 * 16  # pixels
 # Pixels of one chunk of a forward: 64 images of 32x32 need some 100 MB; a GPU wants thousands.
@@ -95,8 +98,16 @@ def fit(
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the most epochs below `folder`, of any attempt, or None."""
-    found = list(folder.glob("**/epoch-*.safetensors"))
-    return max(found, key=lambda path: (path.name, path.parent.name), default=None)
+    found = folder.glob("**/epoch-*.safetensors")
+    for path in sorted(found, key=lambda path: (path.name, path.parent.name), reverse=True):
+        try:
+            with safe_open(path, framework="pt"):
+                return path
+        except (OSError, SafetensorError) as error:
+            # it must not end the run again and again: an older one, or the start, will do
+            log.warning("%s: not a checkpoint that can be read (%s); removed", path, error)
+            path.unlink(missing_ok=True)
+    return None
 
 
 def evaluate(
@@ -170,7 +181,13 @@ class _State:
             tensors["generator.cuda"] = torch.cuda.get_rng_state(self.device)
         plain = {key: value.contiguous() for key, value in tensors.items()}
         records = json.dumps([asdict(record) for record in self.records])
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{path.parent}: cannot be made for checkpoints ({error.strerror}); free space "
+                "there, or choose another folder with --home or IGKD_HOME"
+            ) from error
         vault.write_whole(path, save(plain, metadata={"records": records}))
         for older in path.parent.glob("epoch-*.safetensors"):
             if older.name < path.name:

@@ -1,9 +1,10 @@
 """Start a search: prepare its materials, bring it into the database, run workers."""
 
-import logging
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from igkd_search import (
     database,
@@ -18,44 +19,51 @@ from igkd_search import (
 )
 from igkd_search.errors import StudyError
 
-log = logging.getLogger(__name__)
 
-
-def check(study: spec.Study, home: Path) -> None:
+def check(study: spec.Study, home: Path) -> datasets.Dataset | None:
     """Everything that can be wrong with a question, before anything is written.
 
-    StudyError when no block is left of a student; DataError when the arrays are not as they must
-    be.
+    Returns the data, unless they would have to be downloaded first. StudyError, DataError or
+    MaterialError say what is wrong.
     """
+    fitting.default_device()
     materials.check(study)
-    if study.data.source == "arrays":
-        datasets.load(study.data, home / "data")
+    if study.data.source in datasets.DOWNLOADED:
+        return None
+    return datasets.load(study.data, home / "data")
 
 
 def search(
-    base: database.Database, study: spec.Study, home: Path, trials: int | None = None
+    base: database.Database,
+    study: spec.Study,
+    home: Path,
+    trials: int | None = None,
+    data: datasets.Dataset | None = None,
 ) -> None:
     """Prepare what is missing, then run one worker in this process until the budget is spent."""
     began = time.monotonic()
     device = fitting.default_device()
-    shared = prepare(base, study, home, trials)
-    stock = training.Stock.of(shared, study, device)
-
-    def train(
-        config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
-    ) -> Iterator[training.EpochResult]:
-        return training.train(config, stock, seed, save_to=save_to, resume_from=resume_from)
-
     try:
-        worker.Worker(
-            study, base, home / "checkpoints", train, describe(study, shared, str(device))
-        ).run()
+        shared = prepare(base, study, home, trials, data)
+        stock = training.Stock.of(shared, study, device)
+
+        def train(
+            config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
+        ) -> Iterator[training.EpochResult]:
+            return training.train(config, stock, seed, save_to=save_to, resume_from=resume_from)
+
+        attributes = describe(study, shared, str(device))
+        worker.Worker(study, base, home / "checkpoints", train, attributes).run()
     finally:
         spend(base, study.name, time.monotonic() - began)
 
 
 def prepare(
-    base: database.Database, study: spec.Study, home: Path, trials: int | None = None
+    base: database.Database,
+    study: spec.Study,
+    home: Path,
+    trials: int | None = None,
+    data: datasets.Dataset | None = None,
 ) -> materials.Materials:
     """Build the materials, then write the study and what they are into the database.
 
@@ -64,20 +72,32 @@ def prepare(
     """
     registry.check_question(base, study)
     before = base.read_study(study.name)
-    known = {} if before is None else before.facts.get("fingerprints", {})
-    data = datasets.load(study.data, home / "data")
+    facts = {} if before is None else before.facts
+    known = facts.get("fingerprints", {})
+    data = data if data is not None else datasets.load(study.data, home / "data")
     _check_same(study.name, known, {"data": data.fingerprint})
-    shared = materials.prepare(study, home, fitting.default_device(), data)
+    shared = materials.prepare(_as_begun(study, facts), home, fitting.default_device(), data)
     _check_same(study.name, known, {"teacher": shared.fingerprints["teacher"]})
     registry.register(base, study, trials)
-    record = base.read_study(study.name)
-    assert record is not None
     teacher_file = str(shared.teacher.weights)
     if shared.teacher.weights.is_relative_to(home):
         teacher_file = str(shared.teacher.weights.relative_to(home))
-    facts = {**shared.facts(), **_stable(record.facts), "teacher_file": teacher_file}
-    base.update_facts(study.name, **facts)
-    return shared
+    # law 11: the figure of an architecture is measured once and kept, whatever this host measures
+    kept: dict[str, Any] = {name: facts[name] for name in ("latency", "machine") if name in facts}
+    found: dict[str, Any] = {**shared.facts(), **kept, "teacher_file": teacher_file}
+    base.update_facts(study.name, **found)
+    if "latency" not in kept:
+        return shared
+    table = {name: materials.Latency.from_dict(row) for name, row in kept["latency"].items()}
+    return dataclasses.replace(shared, latency=table)
+
+
+def _as_begun(study: spec.Study, facts: Mapping[str, Any]) -> spec.Study:
+    """The study with the targets it began with: another budget must not change `auto`'s choice."""
+    if "targets" not in facts:
+        return study
+    options = study.materials.model_copy(update={"targets": facts["targets"]})
+    return study.model_copy(update={"materials": options})
 
 
 def _check_same(name: str, known: Mapping[str, str], found: Mapping[str, str]) -> None:
@@ -88,11 +108,6 @@ def _check_same(name: str, known: Mapping[str, str], found: Mapping[str, str]) -
                 f"{digest[:12]}): its trials cannot be compared; restore it, or give the study "
                 "another name"
             )
-
-
-def _stable(facts: Mapping[str, object]) -> dict[str, object]:
-    # law 11: the figure of an architecture is measured once and kept
-    return {name: facts[name] for name in ("latency", "machine") if name in facts}
 
 
 def describe(study: spec.Study, shared: materials.Materials, device: str) -> worker.Describe:

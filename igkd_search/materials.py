@@ -29,6 +29,7 @@ from igkd_search import (
     teacher,
     vault,
 )
+from igkd_search.errors import StudyError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,12 @@ class Latency:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         return {"parameters": self.parameters, "macs": self.macs, **self.timing.as_dict()}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "Latency":
+        """What `as_dict` was made of."""
+        timing = {engine: row[engine] for engine in ("pytorch", "onnxruntime")}
+        return cls(row["parameters"], row["macs"], latency.Timing.from_dict(timing))
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,20 @@ def architectures(study: spec.Run) -> list[models.Architecture]:
 
 
 def check(study: spec.Run) -> None:
-    """What needs torch to be known, before anything is written: each student has a block left."""
+    """What can be known before anything is written: students have blocks, files are there."""
+    teacher.check(study.teacher)
     for architecture in architectures(study):
         models.check_removed_blocks(architecture)
+        if "teacher" in study.values_of("initialisation"):
+            _check_prefix(study.teacher.width, architecture)
+
+
+def _check_prefix(width: float, architecture: models.Architecture) -> None:
+    if architecture.width != width:
+        raise StudyError(
+            f"initialisation = 'teacher' copies blocks, so trial.width = {architecture.width:g} "
+            f"must be teacher.width = {width:g}"
+        )
 
 
 def prepare(

@@ -25,7 +25,7 @@ def find(name: str, base: database.Database | None = None) -> spec.Study:
         return spec.read_study(shipped[name])
     record = base.read_study(name) if base is not None else None
     if record is not None:
-        return spec.Study.model_validate(record.question)
+        return _stored(record)
     stored = base.study_names() if base is not None else []
     raise StudyError(
         f"{name}: no such study; give the path of a study file, a shipped study "
@@ -52,7 +52,7 @@ def check_question(base: database.Database, study: spec.Study) -> None:
     record = base.read_study(study.name)
     if record is None:
         return
-    before = spec.Study.model_validate(record.question).question()
+    before = _stored(record).question()
     changes = spec.difference(before, study.question())
     if changes:
         listed = "".join(f"\n  {change}" for change in changes)
@@ -60,6 +60,10 @@ def check_question(base: database.Database, study: spec.Study) -> None:
             f"study '{study.name}' asks another question than when it began:{listed}\n"
             "restore the file, or give the study another name to ask anew"
         )
+
+
+def _stored(record: database.StudyRow) -> spec.Study:
+    return spec.check(spec.Study, record.question, f"study '{record.name}' in the storage")
 
 
 def register(base: database.Database, study: spec.Study, trials: int | None = None) -> None:

@@ -103,6 +103,7 @@ def summary(base: database.Database, name: str) -> dict[str, Any]:
             **Counter(row.state for row in found),
         },
         "proposed_by": dict(Counter(row.proposed_by for row in found if row.proposed_by)),
+        "failures": dict(Counter(row.cause for row in found if row.cause)),
         "epochs": {
             "trained": sum(row.epochs for row in found),
             "without_pruning": len(found) * record.question["trial"]["epochs"],
@@ -114,7 +115,7 @@ def summary(base: database.Database, name: str) -> dict[str, Any]:
         "student": None,
     }
     if winner is not None:
-        student = _cost(facts, str(winner.attributes["architecture"]))
+        student = _cost(facts, str(winner.attributes.get("architecture")))
         compression = _compression(facts, student)
         answer["best"] = winner.as_dict()
         answer["student"] = {"accuracy": winner.accuracy, **student, "compression": compression}

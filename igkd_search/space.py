@@ -117,6 +117,9 @@ SAMPLERS: dict[str, Callable[[spec.Study, int], BaseSampler]] = {
 }
 """Name -> (study, seed of one claim) -> sampler."""
 
+MODELS = ("cmaes", "gp", "nsga2", "tpe")
+"""The samplers that learn from earlier trials; the others propose by chance or by a plan."""
+
 PRUNERS: dict[str, Callable[[spec.Study], BasePruner]] = {
     "asha": _asha,
     "hyperband": _hyperband,

@@ -278,6 +278,9 @@ class Study(Run):
         faults: list[str] = []
         for name, span in self.search.space.items():
             faults += _faults_of_range(name, span)
+        if len(self.search.start) > self.search.trials:
+            count = len(self.search.start)
+            faults.append(f"search.start: {count} points, but search.trials = {self.search.trials}")
         for position, point in enumerate(self.search.start):
             faults += self._faults_of_start(position, point)
         if not faults:
@@ -411,12 +414,14 @@ def read_exported(path: Path) -> Exported:
 
 
 def _with_paths(run: AnyRun, path: Path) -> AnyRun:
-    # a checkpoint lies beside the file that names it, wherever the command is typed
-    if run.teacher.checkpoint is None:
-        return run
-    found = str((path.parent / run.teacher.checkpoint).absolute())
-    teacher = run.teacher.model_copy(update={"checkpoint": found})
-    return run.model_copy(update={"teacher": teacher})
+    data, teacher = run.data, run.teacher
+    if data.path is not None:
+        data = data.model_copy(update={"path": str(Path(data.path).expanduser().absolute())})
+    if teacher.checkpoint is not None:
+        # it lies beside the file that names it, wherever the command is typed
+        found = str((path.parent / teacher.checkpoint).absolute())
+        teacher = teacher.model_copy(update={"checkpoint": found})
+    return run.model_copy(update={"data": data, "teacher": teacher})
 
 
 def check(model: type[Model], plain: Mapping[str, Any], where: str) -> Model:

@@ -60,6 +60,8 @@ def print_summary(found: dict[str, Any]) -> None:
         "time": _minutes(found["seconds"]),
     }
     if winner is None:
+        pairs["failures"] = _counted(found["failures"])
+        pairs["see"] = f"igkd trials {found['study']}"
         console.print_pairs(f"study {found['study']}: no trial has completed yet", pairs)
         return
     console.print_table(
@@ -112,14 +114,16 @@ def print_final(result: dict[str, Any], output: Path) -> None:
             [
                 "test accuracy",
                 f"{teacher['accuracy']:.1%}",
-                f"{100 * spread['mean']:.1f}{sd} %",
+                f"{100 * spread['mean']:.1f}{sd}%",
                 "",
             ],
             *_cost_rows(teacher, {**student, "latency": student}),
         ],
     )
+    reads = result["test"]["reads"]
+    times = "once" if reads == 1 else f"{reads} times"
     pairs = {"student": str(output / "student.safetensors"), "result": str(output / "result.json")}
-    console.print_pairs(f"test set: {result['test']['images']} images, read once", pairs)
+    console.print_pairs(f"test set: {result['test']['images']} images, read {times}", pairs)
 
 
 def _milliseconds(stats: dict[str, Any]) -> str:

@@ -81,6 +81,7 @@ def obtain(
     """
     if options.checkpoint is not None:
         weights = _checked_file(options)
+        console.settle("teacher", f"from {weights.name}")
     else:
         weights = _trained(options, data, store, device) / _WEIGHTS
     network = models.build_teacher(options.architecture, data.classes, options.width)
@@ -94,6 +95,12 @@ def obtain(
             "or lower the minimum"
         )
     return Teacher(network, accuracy, weights, vault.file_digest(weights))
+
+
+def check(options: spec.Teacher) -> None:
+    """StudyError or MaterialError when the checkpoint is not there or is another one."""
+    if options.checkpoint is not None:
+        _checked_file(options)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

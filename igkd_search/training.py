@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from igkd_search import augment, fitting, losses, materials, models, spec
+from igkd_search import augment, banks, fitting, losses, materials, models, spec
 from igkd_search.errors import TrialError
 
 EpochResult = fitting.EpochRecord
@@ -100,7 +100,7 @@ class Distillation:
         if self._stock.targets is not None:
             return self._stock.targets[rows, views].float()
         # the teacher sees the view without overlay, as in the paper
-        return fitting.predict(self._stock.network, self._stock.reader.normalised(rows, views))
+        return banks.live_logits(self._stock.network, self._stock.reader, rows, views)
 
 
 def build(config: spec.TrialConfig, stock: Stock, seed: int) -> nn.Module:
@@ -138,7 +138,11 @@ def train(
             save_to=save_to,
             resume_from=resume_from,
         )
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        # the CPU allocator has no class of its own: its RuntimeError speaks of memory
+        named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not named and "memory" not in str(error).lower():
+            raise
         raise TrialError(
             "out_of_memory", f"{error}; lower batch_size ({config.batch_size}) or width"
         ) from error

@@ -42,7 +42,11 @@ class Worker:
         table: slots.Slots | None = None,
     ) -> None:
         self.study = study
-        self.checkpoints = checkpoints
+        record = base.read_study(study.name)
+        assert record is not None, "a worker needs a registered study"
+        # of this very study: another one of the same name must not go on from its checkpoints
+        identity = spec.fingerprint([study.name, record.created])[:8]
+        self.checkpoints = checkpoints / f"{study.name}-{identity}"
         self.train = train
         self.describe = describe
         self.storage = base.storage
@@ -94,6 +98,7 @@ class Worker:
         if found is None:
             start = self.study.search.start
             fixed = start[claim.slot] if claim.slot < len(start) else {}
+            self.slots.renew(claim)  # a worker that stalled here would make a second trial
             self.optuna_study.enqueue_trial(dict(fixed), user_attrs={"slot": claim.slot})
             found = self._find(claim.slot)
             assert found is not None
@@ -125,7 +130,8 @@ class Worker:
         config = space.suggest(trial, self.study)
         if claim.attempt == 1 or "seed" not in trial.user_attrs:
             fixed = claim.slot < len(self.study.search.start)
-            by = "start" if fixed else "model" if trial.relative_params else "chance"
+            modelled = self.study.search.sampler in space.MODELS and trial.relative_params
+            by = "start" if fixed else "model" if modelled else "chance"
             trial.set_user_attr("proposed_by", by)
             trial.set_user_attr("seed", spec.trial_seed(self.study.search.seed, claim.slot))
         trial.set_user_attr("attempts", claim.attempt)
@@ -194,7 +200,7 @@ class Worker:
         return set(frozen.intermediate_values)
 
     def _folder(self, trial: optuna.trial.BaseTrial) -> Path:
-        return self.checkpoints / self.study.name / f"trial-{trial.number:05d}"
+        return self.checkpoints / f"trial-{trial.number:05d}"
 
     def _best_so_far(self) -> str:
         try:
@@ -261,7 +267,7 @@ def _log_end(
     accuracy = float(attributes["accuracy"] if value is None else value)
     epochs = attributes["epochs"]
     word = "complete" if state == TrialState.COMPLETE else f"pruned after epoch {epochs}"
-    log.info("trial %d %s: %.1f %% [%s]", trial.number, word, 100 * accuracy, parameters)
+    log.info("trial %d %s: %s [%s]", trial.number, word, f"{accuracy:.1%}", parameters)
 
 
 def _short(value: object) -> str:

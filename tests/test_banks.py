@@ -224,7 +224,7 @@ def test_a_killed_build_goes_on_at_its_last_shard(
 ) -> None:
     # shards of 10 images, of which two are finished when the process dies
     pixels = 10 * banks.pixels_of(made.data)
-    monkeypatch.setattr(banks, "_FORWARD_PIXELS", pixels * made.data.views.count)
+    monkeypatch.setattr(banks, "_FORWARD_PIXELS", {"cpu": pixels * made.data.views.count})
     monkeypatch.setattr(banks, "_GRADIENT_PIXELS", {"cpu": pixels * OPTIONS.steps})
     expected = bank(made)(Vault(tmp_path / "whole"))
     fill, computed, deaths = vault.fill, list[int](), list[str]()

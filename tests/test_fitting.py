@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -172,8 +173,19 @@ def test_the_newest_checkpoint_has_the_most_epochs_of_any_attempt(tmp_path: Path
     for name in names:
         path = tmp_path / f"{name}.safetensors"
         path.parent.mkdir(exist_ok=True)
-        path.touch()
+        path.write_bytes(save({}))
     assert fitting.newest_checkpoint(tmp_path) == tmp_path / "b" / "epoch-0010.safetensors"
+
+
+def test_an_unreadable_checkpoint_is_removed_and_an_older_one_serves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older, torn = tmp_path / "epoch-0001.safetensors", tmp_path / "epoch-0002.safetensors"
+    older.write_bytes(save({"x": torch.zeros(9)}))
+    torn.write_bytes(older.read_bytes()[:-4])
+    assert fitting.newest_checkpoint(tmp_path) == older
+    assert not torn.exists()
+    assert "epoch-0002.safetensors: not a checkpoint that can be read" in caplog.text
 
 
 def test_a_checkpoint_is_written_before_its_epoch_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A whole search with a ten-line fake training: the budget, law 10, failures, and every crash."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from safetensors.torch import save
 
 from igkd_search import database, fitting, registry, slots, space, spec, worker
 from igkd_search.errors import StorageError, TrialError
@@ -49,14 +49,14 @@ class FakeTraining:
         self, config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
     ) -> Iterator[fitting.EpochRecord]:
         self.calls.append((config, seed, resume_from))
-        call, done = len(self.calls), json.loads(resume_from.read_text()) if resume_from else 0
+        call, done = len(self.calls), int(resume_from.stem[-4:]) if resume_from else 0
         for epoch in range(1, config.epochs + 1):
             if epoch > done:
                 self.before_epoch(epoch)
                 if (call, epoch) in self.then:
                     raise self.then[call, epoch]
                 save_to.mkdir(parents=True, exist_ok=True)
-                (save_to / f"epoch-{epoch:04d}.safetensors").write_text(json.dumps(epoch))
+                (save_to / f"epoch-{epoch:04d}.safetensors").write_bytes(save({}))
             yield record(epoch, accuracy_of(config, epoch))
 
 
@@ -265,6 +265,21 @@ def test_a_bug_costs_its_trial_and_leaves_its_traceback(search: Search) -> None:
     assert failed.user_attrs["cause"] == "bug"
     assert failed.user_attrs["reason"] == "ValueError('what now')"
     assert "Traceback" in failed.user_attrs["traceback"]
+
+
+def test_a_checkpoint_of_another_study_of_the_same_name_is_not_used(
+    search: Search, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search.run(FakeTraining({(1, 3): KeyboardInterrupt()}))
+    assert list(search.folder.rglob("epoch-*"))
+    (tmp_path / "anew").mkdir()
+    base = database.connect(prepared_url("sqlite", tmp_path / "anew"))
+    anew = Search(base, search.folder, study_of()).begin(study_of())
+    training = FakeTraining()
+    anew.run(training)
+    base.close()
+    assert [resume_from for *_, resume_from in training.calls] == [None] * 4
 
 
 def test_an_interrupted_trial_is_continued_from_its_checkpoint(
