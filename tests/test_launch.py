@@ -156,10 +156,36 @@ def test_an_interrupted_search_goes_on_and_its_time_counts(
 def test_latency_is_measured_once_for_all_trials_of_a_study(
     base: database.Database, study: spec.Study, mine: Path
 ) -> None:
-    other = {"teacher": {"parameters": 1}}
+    other = facts_of(base)["latency"]
+    other[tiny.STUDENT]["onnxruntime"]["median_ms"] = 123.0
     base.update_facts("tiny", latency=other)
-    launch.prepare(base, study, mine, trials=2)
+    shared = launch.prepare(base, study, mine, trials=2)
     assert facts_of(base)["latency"] == other
+    told = launch.describe(study, shared, "cpu")(study.trial)
+    assert told["latency_ms"] == 123.0, "whatever this host would measure"
+
+
+def test_another_budget_keeps_the_targets_that_the_study_began_with(
+    base: database.Database, study: spec.Study, mine: Path
+) -> None:
+    options = study.materials.model_copy(update={"targets": "auto"})
+    auto = study.model_copy(update={"materials": options})
+    base.set_question("tiny", auto.model_dump(mode="json"))
+    for begun in ("live", "bank"):
+        base.update_facts("tiny", targets=begun)
+        shared = launch.prepare(base, auto, mine)
+        assert (shared.targets is None) == (begun == "live")
+
+
+@pytest.mark.parametrize("fault", [{"validation": 5}, {"classes": 2}, {"limit": 99_999}])
+def test_a_source_without_a_download_is_checked_before_anything_is_written(
+    fault: dict[str, int], tmp_path: Path
+) -> None:
+    study = registry.find("digits")
+    wrong = study.model_copy(update={"data": study.data.model_copy(update=fault)})
+    with pytest.raises(DataError):
+        launch.check(wrong, tmp_path / "home")
+    assert not (tmp_path / "home").exists()
 
 
 def test_changed_data_are_refused_before_anything_is_built(

@@ -247,3 +247,10 @@ def test_a_poor_teacher_stops_before_the_banks(
     with pytest.raises(MaterialError, match=r"teacher\.minimum_accuracy"):
         materials.prepare(study, fresh, CPU, data)
     assert [path.name for path in (fresh / "vault").iterdir()] == ["teacher"]
+
+
+def test_a_student_that_cannot_take_the_teachers_blocks_is_refused_at_once(arrays: Path) -> None:
+    wide = tiny.study(arrays, trial={"initialisation": "teacher", "width": 2.0})
+    with pytest.raises(StudyError, match=r"trial.width = 2 must be teacher.width = "):
+        materials.check(wide)
+    materials.check(tiny.study(arrays, trial={"initialisation": "random", "width": 2.0}))
