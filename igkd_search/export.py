@@ -36,7 +36,7 @@ def export(
     row = _chosen(base, name, trial)
     record = base.read_study(name)
     assert record is not None
-    study = spec.Study.model_validate(record.question)
+    study = spec.check(spec.Study, record.question, f"study '{name}' in the storage")
     teacher_file = output.with_name(f"{output.stem}.teacher.safetensors")
     weights = _teacher_bytes(record.facts, home, name)
     chosen = study.trial.model_copy(update=row.parameters)

@@ -98,7 +98,7 @@ def summary(base: database.Database, name: str) -> dict[str, Any]:
         "study": name,
         "teacher": {"accuracy": facts.get("teacher_accuracy"), **_cost(facts, "teacher")},
         "trials": {
-            "budget": record.trials,
+            "budget": slots.Slots(base, name).counts().total,
             **dict.fromkeys(("complete", "pruned", "failed"), 0),
             **Counter(row.state for row in found),
         },
