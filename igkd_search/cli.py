@@ -22,7 +22,7 @@ from igkd_search import __version__, console, tables
 from igkd_search.errors import IgkdError, StorageError
 
 if TYPE_CHECKING:
-    from igkd_search import database, spec
+    from igkd_search import database, spec, study_file
 
     AnyRun = TypeVar("AnyRun", bound=spec.Run)
 
@@ -217,13 +217,11 @@ def train(
 ) -> None:
     """Train the final student; read the test set once."""
     with _reporting(f"train {file}"):
-        from igkd_search import spec
-
         students = ["student"] if seeds == 1 else [f"student {i + 1}/{seeds}" for i in range(seeds)]
         with console.display(["start", *STAGES[1:-1], *students]):
             with console.stage("start", note="loading"):
                 _check_home(home)
-                exported = _located(spec.read_exported(file), data)
+                exported = _located(study_file.read_exported(file), data)
                 from igkd_search import final
             result = final.train(exported, output, home, seeds)
         _show(result, format, lambda found: tables.print_final(found, output))

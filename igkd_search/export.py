@@ -11,7 +11,7 @@ from typing import Any
 
 import tomlkit
 
-from igkd_search import __version__, database, results, spec, vault
+from igkd_search import __version__, database, results, spec, study_file, vault
 from igkd_search.errors import MaterialError, StudyError
 
 _PACKAGES = ("torch", "torchvision", "captum", "optuna", "onnxruntime", "numpy")
@@ -36,7 +36,7 @@ def export(
     row = _chosen(base, name, trial)
     record = base.read_study(name)
     assert record is not None
-    study = spec.check(spec.Study, record.question, f"study '{name}' in the storage")
+    study = study_file.check(spec.Study, record.question, f"study '{name}' in the storage")
     teacher_file = output.with_name(f"{output.stem}.teacher.safetensors")
     weights = _teacher_bytes(record.facts, home, name)
     chosen = study.trial.model_copy(update=row.parameters)

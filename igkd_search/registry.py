@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 
-from igkd_search import database, slots, spec
+from igkd_search import database, slots, spec, study_file
 from igkd_search.errors import StudyError
 
 
@@ -19,10 +19,10 @@ def find(name: str, base: database.Database | None = None) -> spec.Study:
     """
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
-        return spec.read_study(path)
+        return study_file.read_study(path)
     shipped = shipped_studies()
     if name in shipped:
-        return spec.read_study(shipped[name])
+        return study_file.read_study(shipped[name])
     record = base.read_study(name) if base is not None else None
     if record is not None:
         return _stored(record)
@@ -63,7 +63,7 @@ def check_question(base: database.Database, study: spec.Study) -> None:
 
 
 def _stored(record: database.StudyRow) -> spec.Study:
-    return spec.check(spec.Study, record.question, f"study '{record.name}' in the storage")
+    return study_file.check(spec.Study, record.question, f"study '{record.name}' in the storage")
 
 
 def register(base: database.Database, study: spec.Study, trials: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The study file as frozen models closed to unknown keys; all its faults in one message.
+"""What a study may say: frozen models, closed to unknown keys.
 
 A Study holds the data, the teacher, the overlays, one decided run (TrialConfig) and the search over
 some of its fields. Nothing here imports torch or optuna, so a file is checked in a blink. Names of
@@ -11,19 +11,12 @@ import difflib
 import hashlib
 import json
 import math
-import re
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from igkd_search.errors import StudyError
-
-Model = TypeVar("Model", bound=BaseModel)
-AnyRun = TypeVar("AnyRun", bound="Run")
 Source = Literal["arrays", "cifar10", "digits"]
 TeacherArchitecture = Literal["mobilenet_v2"]
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -221,7 +214,7 @@ class Range(Closed):
 
 def _check_searchable(name: str) -> str:
     if name not in TrialConfig.model_fields:
-        near = _nearest(name, TrialConfig.model_fields)
+        near = nearest(name, TrialConfig.model_fields)
         raise ValueError(f"unknown key{near}; allowed are the fields of [trial]")
     if name == "epochs":
         raise ValueError("epochs cannot vary, since trials are compared epoch by epoch")
@@ -293,7 +286,7 @@ class Study(Run):
         for name, value in point.items():
             span = self.search.space.get(name)
             if span is None:
-                near = _nearest(name, self.search.space)
+                near = nearest(name, self.search.space)
                 faults.append(f"{where}.{name}: not a name of search.space{near}")
             elif not span.contains(value):
                 faults.append(f"{where}.{name} = {value} is outside of {span}")
@@ -391,91 +384,7 @@ def _flatten(value: Any, path: str = "") -> dict[str, Any]:
     return {path: json.dumps(value)}
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict; StudyError when it is missing, unreadable or not TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StudyError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"{path}: not valid TOML: {error}") from error
-
-
-def read_study(path: Path) -> Study:
-    """The study in a file; StudyError names every fault of it, each with its place."""
-    return _with_paths(check(Study, read_toml(path), str(path)), path)
-
-
-def read_exported(path: Path) -> Exported:
-    """The configuration in a file that `igkd export` wrote; checked like a study file."""
-    return _with_paths(check(Exported, read_toml(path), str(path)), path)
-
-
-def _with_paths(run: AnyRun, path: Path) -> AnyRun:
-    data, teacher = run.data, run.teacher
-    if data.path is not None:
-        data = data.model_copy(update={"path": str(Path(data.path).expanduser().absolute())})
-    if teacher.checkpoint is not None:
-        # it lies beside the file that names it, wherever the command is typed
-        found = str((path.parent / teacher.checkpoint).absolute())
-        teacher = teacher.model_copy(update={"checkpoint": found})
-    return run.model_copy(update={"data": data, "teacher": teacher})
-
-
-def check(model: type[Model], plain: Mapping[str, Any], where: str) -> Model:
-    """Validate a plain dict; StudyError lists all its faults, with the nearest legal names."""
-    try:
-        return model.model_validate(plain)
-    except pydantic.ValidationError as error:
-        faults = [
-            line for item in error.errors() for line in _explain(model, dict(item)).split("\n")
-        ]
-        if len(faults) == 1:
-            raise StudyError(f"{where}: {faults[0]}") from None
-        listed = "".join(f"\n  {fault}" for fault in faults)
-        raise StudyError(f"{where}: {len(faults)} faults{listed}") from None
-
-
-_NOT_A_KEY = ("float", "int", "bool", "str", "[key]")  # what pydantic adds to a place
-
-
-def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
-    place = tuple(part for part in item["loc"] if part not in _NOT_A_KEY)
-    path = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        legal = sorted(_fields_at(model, place[:-1]))
-        return f"{path}: unknown key{_nearest(str(place[-1]), legal)}; allowed: {', '.join(legal)}"
-    if item["type"] == "literal_error":
-        legal = [str(name) for name in get_args(_annotation_at(model, place))]
-        near = _nearest(str(item["input"]), legal)
-        return f"{path}: unknown value {item['input']!r}{near}; allowed: {', '.join(legal)}"
-    if item["type"] == "missing":
-        return f"{path}: missing; it must be given"
-    if item["type"] == "value_error":
-        return f"{path}: {message}" if path else message
-    return f"{path} = {item['input']!r}: {message[:1].lower()}{message[1:]}"
-
-
-def _annotation_at(model: type[BaseModel], place: tuple[Any, ...]) -> Any:
-    found: Any = model
-    for part in place:
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            field = found.model_fields.get(str(part))
-            found = field.annotation if field else None
-        else:  # dict[str, X] or list[X]
-            found = get_args(found)[-1] if get_args(found) else None
-    return found
-
-
-def _fields_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
-    found = _annotation_at(model, place)
-    closed = isinstance(found, type) and issubclass(found, BaseModel)
-    return list(found.model_fields) if closed else []
-
-
-def _nearest(name: str, legal: Any) -> str:
+def nearest(name: str, legal: Iterable[str]) -> str:
+    """`; did you mean ...?` with the legal name closest to a typo, or nothing."""
     close = difflib.get_close_matches(name, list(legal), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -18,7 +18,7 @@ import pytest
 import tomlkit
 from typer.testing import CliRunner, Result
 
-from igkd_search import __version__, cli, console, launch, materials, results, spec
+from igkd_search import __version__, cli, console, launch, materials, results, study_file
 from igkd_search.errors import StudyError
 from tests import tiny
 
@@ -392,9 +392,9 @@ def test_an_export_is_written_and_can_be_read(igkd: Igkd, searched: Path, tmp_pa
     assert result.exit_code == 0, result.output
     assert "igkd train out/best.toml -o final/" in result.stdout
     best = json.loads(igkd("best", "tiny", "-f", "json", "--home", searched).stdout)["best"]
-    assert spec.read_exported(tmp_path / "out/best.toml").provenance.trial == best["number"]
+    assert study_file.read_exported(tmp_path / "out/best.toml").provenance.trial == best["number"]
     igkd("export", "tiny", "-o", "other.toml", "--trial", 1, "--home", searched)
-    assert spec.read_exported(tmp_path / "other.toml").provenance.trial == 1
+    assert study_file.read_exported(tmp_path / "other.toml").provenance.trial == 1
 
 
 def test_a_trial_that_cannot_be_exported_writes_nothing(

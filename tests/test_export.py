@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from igkd_search import __version__, database, export, registry, results, spec
+from igkd_search import __version__, database, export, registry, results, spec, study_file
 from igkd_search.errors import MaterialError, StorageError, StudyError
 from tests import tiny
 
@@ -43,7 +43,7 @@ def test_the_file_is_read_back_as_it_was_written(
 ) -> None:
     output = tmp_path / "best.toml"
     written = export.export(base, "tiny", output, searched)
-    read = spec.read_exported(output)
+    read = study_file.read_exported(output)
     beside = str(tmp_path / "best.teacher.safetensors")
     assert read.teacher.checkpoint == beside
     teacher = written.teacher.model_copy(update={"checkpoint": beside})
@@ -120,7 +120,7 @@ def test_exporting_again_replaces_the_file(
 ) -> None:
     for number in (0, 1):
         export.export(base, "tiny", tmp_path / "it.toml", searched, trial=number)
-    assert spec.read_exported(tmp_path / "it.toml").provenance.trial == 1
+    assert study_file.read_exported(tmp_path / "it.toml").provenance.trial == 1
     assert len(list(tmp_path.iterdir())) == 2
 
 

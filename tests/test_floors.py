@@ -29,6 +29,7 @@ FLOORS = {
     "figures": 2,
     "processes": 2,
     "slots": 2,
+    "study_file": 2,
     "space": 2,
     "teacher": 3,
     "latency": 3,

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 import tomlkit
 
-from igkd_search import database, registry, slots, spec
+from igkd_search import database, registry, slots, spec, study_file
 from igkd_search.errors import StudyError
 from tests.databases import prepared_url
 
@@ -28,7 +28,7 @@ def plain(trials: int = 3, **trial: Any) -> dict[str, Any]:
 
 
 def study_of(trials: int = 3, **trial: Any) -> spec.Study:
-    return spec.check(spec.Study, plain(trials, **trial), "test")
+    return study_file.check(spec.Study, plain(trials, **trial), "test")
 
 
 def content(base: database.Database) -> dict[str, list[Any]]:
@@ -77,7 +77,7 @@ def test_a_shipped_study_is_found_by_its_name(name: str) -> None:
 def test_shipped_studies_bear_the_names_of_their_files() -> None:
     shipped = registry.shipped_studies()
     assert list(shipped) == sorted(shipped)
-    assert [spec.read_study(path).name for path in shipped.values()] == list(shipped)
+    assert [study_file.read_study(path).name for path in shipped.values()] == list(shipped)
 
 
 def test_a_study_in_the_storage_needs_no_file(base: database.Database) -> None:
@@ -143,7 +143,7 @@ def test_what_is_written_out_is_not_another_question(base: database.Database) ->
 def test_where_files_lie_is_not_part_of_the_question(base: database.Database) -> None:
     def at(path: str) -> spec.Study:
         data = {"source": "arrays", "path": path}
-        return spec.check(spec.Study, plain() | {"data": data}, "test")
+        return study_file.check(spec.Study, plain() | {"data": data}, "test")
 
     registry.register(base, at("/here"))
     registry.register(base, at("/there"))

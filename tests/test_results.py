@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from igkd_search import database, registry, results, slots, spec
+from igkd_search import database, registry, results, slots, spec, study_file
 from igkd_search.errors import StorageError
 from tests.databases import prepared_url
 
@@ -39,7 +39,7 @@ def base(tmp_path: Path) -> Iterator[database.Database]:
     search = {"trials": 6, "space": {"kd_weight": {"low": 0.0, "high": 1.0}}}
     plain = {"name": "s", "trial": {"epochs": 3}, "search": search}
     opened = database.connect(prepared_url("sqlite", tmp_path))
-    registry.register(opened, spec.check(spec.Study, plain, "test"))
+    registry.register(opened, study_file.check(spec.Study, plain, "test"))
     opened.update_facts("s", **FACTS)
     yield opened
     opened.close()

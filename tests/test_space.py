@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from igkd_search import space, spec
+from igkd_search import space, spec, study_file
 
 ALL: dict[str, dict[str, Any]] = {
     "temperature": {"low": 1.0, "high": 10.0, "log": True},
@@ -32,7 +32,7 @@ def quiet() -> Iterator[None]:
 
 def study_of(ranges: dict[str, dict[str, Any]], *, epochs: int = 8, **search: Any) -> spec.Study:
     plain = {"name": "s", "trial": {"epochs": epochs}, "search": {"space": ranges, **search}}
-    return spec.check(spec.Study, plain, "test")
+    return study_file.check(spec.Study, plain, "test")
 
 
 def search_of(study: spec.Study) -> optuna.Study:

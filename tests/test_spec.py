@@ -6,8 +6,6 @@ The expected words are whole messages: they are what a user reads.
 import copy
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igkd_search import spec
+from igkd_search import spec, study_file
 from igkd_search.errors import StudyError
 
 STUDIES = Path(__file__).resolve().parents[1] / "studies"
@@ -52,7 +50,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 def study(**changes: Any) -> spec.Study:
-    return spec.check(spec.Study, changed(**changes), "mine.toml")
+    return study_file.check(spec.Study, changed(**changes), "mine.toml")
 
 
 def fault(**changes: Any) -> str:
@@ -329,7 +327,7 @@ def test_what_two_keys_say_together_is_checked_too() -> None:
 
 def test_what_must_be_given_is_asked_for() -> None:
     with pytest.raises(StudyError) as caught:
-        spec.check(spec.Study, {}, "mine.toml")
+        study_file.check(spec.Study, {}, "mine.toml")
     assert str(caught.value) == (
         "mine.toml: 2 faults\n"
         "  name: missing; it must be given\n"
@@ -372,7 +370,7 @@ def test_faults_of_ranges_and_of_starts_come_in_one_message() -> None:
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_studies_are_right_and_named_as_their_files(path: Path) -> None:
-    found = spec.read_study(path)
+    found = study_file.read_study(path)
     assert found.name == path.stem
     assert set(found.search.space) == {
         "temperature",
@@ -393,9 +391,9 @@ def test_there_are_three_shipped_studies() -> None:
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_resolved_study_is_the_study(path: Path) -> None:
-    found = spec.read_study(path)
+    found = study_file.read_study(path)
     stored = json.loads(json.dumps(found.model_dump(mode="json")))
-    assert spec.check(spec.Study, stored, "stored") == found
+    assert study_file.check(spec.Study, stored, "stored") == found
     assert spec.Study.model_validate_json(found.model_dump_json()) == found
 
 
@@ -410,7 +408,7 @@ def test_budget_and_paths_are_no_part_of_the_question() -> None:
     other = copy.deepcopy(plain)
     other["search"]["trials"] = 99
     other["data"]["path"], other["teacher"]["checkpoint"] = "there", "b.safetensors"
-    one, two = (spec.check(spec.Study, each, "mine.toml") for each in (plain, other))
+    one, two = (study_file.check(spec.Study, each, "mine.toml") for each in (plain, other))
     assert one != two and one.question() == two.question()
     assert spec.difference(one.question(), two.question()) == []
     assert json.loads(json.dumps(one.question())) == one.question()
@@ -517,56 +515,6 @@ def test_steps_are_counted_in_spite_of_binary_fractions(count: int, first: int) 
     assert not any(span.contains(value + 0.05) for value in values)
 
 
-def write(path: Path, text: str | bytes) -> Path:
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    missing, folder = tmp_path / "missing.toml", tmp_path / "folder.toml"
-    folder.mkdir()
-    latin = write(tmp_path / "latin.toml", 'name = "é"'.encode("latin-1"))
-    broken = write(tmp_path / "broken.toml", 'name = "x"\nname = ')
-    for path, said in [
-        (missing, "no such file"),
-        (folder, "cannot be read: "),
-        (latin, "cannot be read: 'utf-8' codec can't decode byte 0xe9"),
-        (broken, "not valid TOML: "),
-    ]:
-        with pytest.raises(StudyError) as caught:
-            spec.read_study(path)
-        assert str(caught.value).startswith(f"{path}: {said}")
-
-
-def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "twice.toml", "[trial]\nepochs = 1\nepochs = 2\n")
-    with pytest.raises(StudyError, match="not valid TOML"):
-        spec.read_toml(path)
-
-
-def test_faults_name_the_file_they_are_in(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.toml", 'name = "mine"\n[search.space]\n')
-    with pytest.raises(StudyError) as caught:
-        spec.read_study(path)
-    assert str(caught.value).startswith(f"{path}: search.space = ")
-
-
-def test_a_checkpoint_lies_beside_the_file_that_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "files"
-    folder.mkdir()
-    text = (
-        'name = "mine"\n[teacher]\ncheckpoint = "t.safetensors"\n'
-        "[search.space]\ntemperature = {low = 1, high = 2}\n"
-    )
-    path = write(folder / "mine.toml", text)
-    assert spec.read_study(path).teacher.checkpoint == str(folder / "t.safetensors")
-    monkeypatch.chdir(tmp_path)
-    relative = spec.read_study(Path("files/mine.toml")).teacher.checkpoint
-    assert relative == str(folder / "t.safetensors")
-
-
 def exported() -> dict[str, Any]:
     return {
         "schema_version": 1,
@@ -585,13 +533,13 @@ def exported() -> dict[str, Any]:
 
 
 def test_an_exported_file_is_checked_like_a_study() -> None:
-    found = spec.check(spec.Exported, exported(), "best.toml")
-    assert spec.check(spec.Exported, found.model_dump(mode="json"), "best.toml") == found
+    found = study_file.check(spec.Exported, exported(), "best.toml")
+    assert study_file.check(spec.Exported, found.model_dump(mode="json"), "best.toml") == found
     wrong = exported()
     wrong["provenance"]["trail"] = wrong["provenance"].pop("trial")
     wrong["schema_version"] = 2
     with pytest.raises(StudyError) as caught:
-        spec.check(spec.Exported, wrong, "best.toml")
+        study_file.check(spec.Exported, wrong, "best.toml")
     lines = str(caught.value).splitlines()
     assert lines[0] == "best.toml: 3 faults"
     assert "  schema_version: unknown value 2; allowed: 1" in lines
@@ -603,10 +551,10 @@ def test_provenance_is_no_part_of_the_question_of_an_exported_file() -> None:
     other = exported()
     other["provenance"]["seed"] = 8
     other["teacher"] = {"checkpoint": "elsewhere.safetensors"}
-    one, two = (spec.check(spec.Exported, each, "best.toml") for each in (exported(), other))
+    one, two = (study_file.check(spec.Exported, each, "best.toml") for each in (exported(), other))
     assert one.question() == two.question()
     other["trial"] = {"temperature": 3.0}
-    changed_one = spec.check(spec.Exported, other, "best.toml").question()
+    changed_one = study_file.check(spec.Exported, other, "best.toml").question()
     assert spec.difference(one.question(), changed_one) == ["trial.temperature: 4.0 -> 3.0"]
 
 
@@ -615,14 +563,3 @@ def test_every_field_has_its_default_in_one_place() -> None:
     assert set(spec.Recipe.model_fields) <= set(spec.Teacher.model_fields)
     assert set(spec.Recipe.model_fields) <= set(spec.TrialConfig.model_fields)
     assert spec.TrialConfig() == study().trial and spec.Teacher() == study().teacher
-
-
-def test_reading_a_study_loads_neither_torch_nor_optuna() -> None:
-    code = (
-        "import sys; from pathlib import Path; from igkd_search import spec; "
-        f"spec.read_study(Path({str(STUDIES / 'digits.toml')!r})); "
-        "print([name for name in ('torch', 'optuna', 'numpy', 'sqlalchemy', 'rich') "
-        "if name in sys.modules])"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"

@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from safetensors.torch import save
 
-from igkd_search import database, fitting, registry, slots, space, spec, worker
+from igkd_search import database, fitting, registry, slots, space, spec, study_file, worker
 from igkd_search.errors import StorageError, TrialError
 from tests.databases import KINDS, Kind, prepared_url
 
@@ -24,7 +24,7 @@ SPACE = {"temperature": {"low": 1.0, "high": 10.0, "log": True}, "kd_weight": {"
 def study_of(trials: int = 4, epochs: int = EPOCHS, **search: Any) -> spec.Study:
     asked = {"trials": trials, "pruner": "none", "seed": 7, "space": SPACE, "start": [START]}
     plain = {"name": "s", "trial": {"epochs": epochs}, "search": asked | search}
-    return spec.check(spec.Study, plain, "test")
+    return study_file.check(spec.Study, plain, "test")
 
 
 def record(epoch: int, accuracy: float) -> fitting.EpochRecord:

@@ -13,7 +13,7 @@ import numpy as np
 import tomlkit
 from numpy.typing import NDArray
 
-from igkd_search import spec
+from igkd_search import spec, study_file
 
 CLASSES, SIZE = 3, 8
 TRAIN, VALIDATION, TEST = 75, 15, 24
@@ -89,7 +89,7 @@ def plain_study(arrays: Path, **sections: Mapping[str, Any]) -> dict[str, Any]:
 
 def study(arrays: Path, **sections: Mapping[str, Any]) -> spec.Study:
     """A study on these arrays, such as `study(arrays, trial={"epochs": 3})`."""
-    return spec.check(spec.Study, plain_study(arrays, **sections), "tiny")
+    return study_file.check(spec.Study, plain_study(arrays, **sections), "tiny")
 
 
 def write_study(path: Path, arrays: Path, **sections: Mapping[str, Any]) -> Path:

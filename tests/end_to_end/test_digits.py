@@ -14,7 +14,7 @@ import optuna
 import pytest
 from safetensors.numpy import load_file
 
-from igkd_search import spec
+from igkd_search import study_file
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["kd_weight", "learning_rate", "overlay_probability", "temperature"]
@@ -184,7 +184,7 @@ def test_the_final_student_is_good_and_the_test_set_was_read_once(
 
 def test_the_final_student_was_trained_as_the_winner_says(folder: Folder, final: Any) -> None:
     best = folder.igkd_json("best", "digits")["best"]
-    read = spec.read_exported(folder.path / "best.toml")
+    read = study_file.read_exported(folder.path / "best.toml")
     assert read.provenance.trial == best["number"]
     assert {name: getattr(read.trial, name) for name in NAMES} == best["parameters"]
     assert final["configuration"]["trial"] == read.trial.model_dump(mode="json")
