@@ -185,7 +185,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     )
     for position, column in enumerate(columns):
         justify: Any = "left" if position == 0 else "right"
-        table.add_column(column, justify=justify, no_wrap=position == 0)
+        table.add_column(column, justify=justify, no_wrap=position == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # not markup: a cell may hold an error's [brackets]
     terminal("stdout").print(table)
