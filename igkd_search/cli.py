@@ -22,7 +22,7 @@ from igkd_search import __version__, console, tables
 from igkd_search.errors import IgkdError, StorageError
 
 if TYPE_CHECKING:
-    from igkd_search import database, spec, study_file
+    from igkd_search import database, spec
 
     AnyRun = TypeVar("AnyRun", bound=spec.Run)
 
@@ -217,6 +217,8 @@ def train(
 ) -> None:
     """Train the final student; read the test set once."""
     with _reporting(f"train {file}"):
+        from igkd_search import study_file
+
         students = ["student"] if seeds == 1 else [f"student {i + 1}/{seeds}" for i in range(seeds)]
         with console.display(["start", *STAGES[1:-1], *students]):
             with console.stage("start", note="loading"):
