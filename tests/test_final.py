@@ -245,7 +245,7 @@ def test_a_reading_whose_result_was_lost_is_counted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(final, "_accuracy", die)
+        patch.setattr(final, "_spread", die)
         final.train(exported, tmp_path, home)
     assert len(reads) == 1
     assert not (tmp_path / "result.json").exists()
