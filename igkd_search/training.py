@@ -139,9 +139,9 @@ def train(
             resume_from=resume_from,
         )
     except (MemoryError, RuntimeError) as error:
-        # the CPU allocator has no class of its own: its RuntimeError speaks of memory
+        # the CPU allocator has no class of its own; "memory format" and the like are bugs
         named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not named and "memory" not in str(error).lower():
+        if not named and "DefaultCPUAllocator" not in str(error):
             raise
         raise TrialError(
             "out_of_memory", f"{error}; lower batch_size ({config.batch_size}) or width"
