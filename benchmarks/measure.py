@@ -9,18 +9,32 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from igkd_search import registry, spec
+
 
 def arguments(description: str) -> argparse.Namespace:
-    """`--quick` (at most 60 s on two cores), `--repeats` and `--device`."""
+    """`--quick` (at most 60 s on two cores), `--repeats`, `--device` and `--data`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="at most 60 s on two cores")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10 as arrays, for digits")
     return parser.parse_args()
+
+
+def study_of(options: argparse.Namespace, teacher_epochs: int) -> spec.Study:
+    """The digits, or 2,000 images of the arrays in --data; with a teacher of so many epochs."""
+    study = registry.find("digits" if options.data is None else "cifar10_subset")
+    teacher = study.teacher.model_copy(update={"epochs": teacher_epochs, "minimum_accuracy": 0.0})
+    data = study.data
+    if options.data is not None:
+        data = data.model_copy(update={"path": str(options.data.absolute())})
+    return study.model_copy(update={"teacher": teacher, "data": data})
 
 
 def alternate(

@@ -52,7 +52,7 @@ class Views:
 class Reader:
     """Images, with or without maps, resident on one device, and how to read views of them.
 
-    packed uint8 (N, H + 2 shift, W + 2 shift, C or C + 1) from `pack`; mean and sd (C,) in [0, 1].
+    packed uint8 (N, H + 2 shift, W + 2 shift, C to C + 2) from `pack`; mean and sd (C,) in [0, 1].
     """
 
     packed: Tensor
@@ -64,7 +64,7 @@ class Reader:
     def of(
         cls, images: Tensor, maps: Tensor | None, kinds: Views, mean: Tensor, sd: Tensor
     ) -> "Reader":
-        """Pack images uint8 (N, C, H, W) and maps uint8 (N, H, W) on the device of `mean`."""
+        """Pack images uint8 (N, C, H, W) and maps (N, H, W), uint8 or fp16, beside `mean`."""
         packed = pack(images, maps, kinds.shift).to(mean.device)
         return cls(packed, kinds, mean, sd)
 
@@ -72,9 +72,12 @@ class Reader:
         """Images float (B, C, H, W) and maps (B, H, W), both in [0, 1]; no maps packed: zeros."""
         pixels = to_unit(look_up(self.packed, rows, views, self.kinds))
         channels = len(self.mean)
-        if pixels.shape[1] == channels:
-            return pixels, torch.zeros_like(pixels[:, 0])
-        return pixels[:, :channels], pixels[:, channels]
+        images, extra = pixels[:, :channels], pixels[:, channels:]
+        if not extra.shape[1]:
+            return images, torch.zeros_like(pixels[:, 0])
+        if extra.shape[1] == 1:
+            return images, extra[:, 0]
+        return images, (extra[:, 0] * 256 + extra[:, 1]) / 257
 
     def normalised(self, rows: Tensor, views: Tensor) -> Tensor:
         """Images (B, C, H, W) as a network sees them, without overlay."""
@@ -86,14 +89,21 @@ class Reader:
 
 
 def pack(images: Tensor, maps: Tensor | None, shift: int) -> Tensor:
-    """Images (N, C, H, W) and maps (N, H, W), both uint8, as one zero-padded (N, H', W', C + 1).
+    """Images uint8 (N, C, H, W) and maps (N, H, W) as one zero-padded uint8 (N, H', W', channels).
 
-    One array means one look-up: image and map cannot come apart. H' = H + 2 shift; without maps the
-    result has C channels.
+    One array means one look-up: image and map cannot come apart. H' = H + 2 shift. A map uint8 is
+    one channel more, a map fp16 in [0, 1] two: the high and the low byte of 65535 steps.
     """
-    parts = images if maps is None else torch.cat([images, maps[:, None]], dim=1)
+    parts = images if maps is None else torch.cat([images, _channels(maps)], dim=1)
     padded = functional.pad(parts, (shift, shift, shift, shift))
     return padded.permute(0, 2, 3, 1).contiguous()
+
+
+def _channels(maps: Tensor) -> Tensor:
+    if maps.dtype == torch.uint8:
+        return maps[:, None]
+    steps = (maps.float() * 65535).round().to(torch.int32)
+    return torch.stack([steps // 256, steps % 256], dim=1).to(torch.uint8)
 
 
 def look_up(packed: Tensor, rows: Tensor, views: Tensor, kinds: Views) -> Tensor:

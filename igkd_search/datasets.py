@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
+from torch import Tensor
 
 from igkd_search import augment, spec
 from igkd_search.errors import DataError
@@ -294,3 +296,14 @@ def _statistics(images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32
         mean.append(share @ values)
         sd.append(np.sqrt(share @ (values - mean[-1]) ** 2))
     return np.array(mean, np.float32), np.maximum(np.array(sd, np.float32), np.float32(1 / 255))
+
+
+def reader_of(data: Dataset, device: torch.device, maps: Tensor | None = None) -> augment.Reader:
+    """The images of the training part on a device, with maps (N, H, W) or without."""
+    mean, sd = (torch.from_numpy(values).to(device) for values in (data.mean, data.sd))
+    return augment.Reader.of(torch.tensor(data.images), maps, data.views, mean, sd)
+
+
+def sample_rows(count: int, size: int) -> NDArray[np.int64]:
+    """At most `size` of `count` rows, evenly spaced, first and last among them."""
+    return np.unique(np.linspace(0, count - 1, size).astype(np.int64))

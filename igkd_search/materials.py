@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from igkd_search import (
-    banks,
     console,
+    controls,
     datasets,
     fitting,
     latency,
+    logits_bank,
     models,
     onnx_export,
+    overlay_bank,
     spec,
     teacher,
     vault,
@@ -59,19 +61,24 @@ class Latency:
 class Materials:
     """What a trial reads. Row i of `targets` and of `maps` is image i of `data`.
 
-    targets fp16 (N, views, classes), or None when the teacher answers live; maps uint8 (N, H, W),
-    what the overlay shows after its control; latency maps an architecture's name, or "teacher", to
-    figures.
+    targets fp16 (N, V, classes), or None when the teacher answers live; maps (N, H, W), what the
+    overlay shows after its control; latency maps an architecture's name, or "teacher", to figures.
     """
 
     data: datasets.Dataset
     teacher: teacher.Teacher
     targets: NDArray[np.float16] | None
-    maps: NDArray[np.uint8]
+    chosen_views: NDArray[np.int64] | None
+    """The view indexes (N, V) that training is restricted to, or None: all."""
+    taught_by: NDArray[np.int64] | None
+    """The row (N,) whose targets each row learns from, as a control, or None: its own."""
+    maps: controls.Maps
     latency: Mapping[str, Latency]
     fingerprints: Mapping[str, str]
     completeness_gap: float
-    """What the steps leave out of the attributions, as a share; see banks.overlay_maps."""
+    """What the steps leave out of the attributions, as a share; see OverlayBank."""
+    map_fidelity: float
+    """How the maps correlate with those of a 256-step path; see OverlayBank."""
     threads: int
     """torch's CPU threads, on which a record depends in its last bits (law 6)."""
 
@@ -82,8 +89,9 @@ class Materials:
             "latency": {name: row.as_dict() for name, row in self.latency.items()},
             "machine": latency.machine(),
             "fingerprints": dict(self.fingerprints),
-            "targets": "live" if self.targets is None else "bank",
+            "targets": self._targets(),
             "completeness_gap": self.completeness_gap,
+            "map_fidelity": self.map_fidelity,
             "threads": self.threads,
             "rows": {
                 "fit": len(self.data.fit_rows),
@@ -94,6 +102,11 @@ class Materials:
                 "image_shape": list(self.data.image_shape),
             },
         }
+
+    def _targets(self) -> str:
+        if self.targets is None:
+            return "live"
+        return "bank" if self.taught_by is None else "shuffled"
 
 
 def architectures(study: spec.Run) -> list[models.Architecture]:
@@ -134,42 +147,71 @@ def prepare(
     threads = fitting.use_threads(data.image_shape)
     store = vault.Vault(home / "vault")
     master = teacher.obtain(study.teacher, data, store, device)
-    maps, gap, maps_digest = banks.overlay_maps(
+    overlays = overlay_bank.obtain(
         study.overlays, data, master.network, master.digest, store, device
     )
+    bank, chosen = None, _chosen_views(study, data)
     if use_bank(study, data):
-        targets, targets_digest = banks.logits(data, master.network, master.digest, store, device)
+        bank = logits_bank.obtain(data, master.network, master.digest, store, device, chosen)
     else:
-        targets, targets_digest = None, "live"
         console.settle("targets", "live teacher")
-    table = _latency_table(study, data, store)
-    fingerprints = {
-        "data": data.fingerprint,
-        "teacher": master.digest,
-        "targets": targets_digest,
-        "overlays": maps_digest,
-    }
-    controlled = banks.apply_control(maps, study.overlays.control, study.data.seed)
-    return Materials(data, master, targets, controlled, table, fingerprints, gap, threads)
+    groups = (data.fit_rows, data.validation_rows)
+    shuffled = study.materials.targets == "shuffled"
+    return Materials(
+        data=data,
+        teacher=master,
+        targets=None if bank is None else bank.logits,
+        chosen_views=chosen,
+        taught_by=controls.other_rows(groups, study.data.seed) if shuffled else None,
+        maps=controls.apply(overlays.maps, study.overlays.control, groups, study.data.seed),
+        latency=_latency_table(study, data, store),
+        fingerprints={
+            "data": data.fingerprint,
+            "teacher": master.digest,
+            "targets": "live" if bank is None else bank.digest,
+            "overlays": overlays.digest,
+        },
+        completeness_gap=overlays.completeness_gap,
+        map_fidelity=overlays.fidelity,
+        threads=threads,
+    )
 
 
 def use_bank(study: spec.Run, data: datasets.Dataset) -> bool:
-    """Whether targets are stored for all views: when asked, or when that fits and pays."""
-    options, views = study.materials, data.views.count
-    if options.targets != "auto":
-        return options.targets == "bank"
+    """Whether targets are stored: when asked, or when all views fit and pay. Logs both costs."""
+    options, views = study.materials, _views(study, data)
     bank_forwards = views * len(data.labels)
     live_forwards = study.planned_epochs() * len(data.fit_rows)
-    size = views * len(data.labels) * data.classes * 2
-    chosen = size <= options.max_bytes and views <= study.planned_epochs()
+    size = bank_forwards * data.classes * 2  # bytes of fp16
+    if options.targets != "auto":
+        chosen, why = options.targets != "live", f"targets = '{options.targets}'"
+    elif options.views is not None:
+        chosen, why = True, f"views = {options.views}"
+    elif size > options.max_bytes:
+        chosen, why = False, f"the bank exceeds materials.max_bytes = {options.max_bytes:,}"
+    else:
+        chosen = views <= study.planned_epochs()
+        why = f"{views} views, {study.planned_epochs()} epochs planned"
     log.info(
-        "targets: %s (bank: %s teacher forwards, %.1f MB; live: up to %s forwards)",
+        "targets: %s, since %s (bank: %s teacher forwards, %.1f MB; live: up to %s forwards)",
         "bank" if chosen else "live",
+        why,
         f"{bank_forwards:,}",
         size / 1e6,
         f"{live_forwards:,}",
     )
     return chosen
+
+
+def _views(study: spec.Run, data: datasets.Dataset) -> int:
+    return min(study.materials.views or data.views.count, data.views.count)
+
+
+def _chosen_views(study: spec.Run, data: datasets.Dataset) -> NDArray[np.int64] | None:
+    count = _views(study, data)
+    if count == data.views.count:
+        return None
+    return logits_bank.choose_views(data.views, len(data.labels), count, study.data.seed)
 
 
 def _latency_table(

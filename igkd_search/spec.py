@@ -26,6 +26,8 @@ Rule = Literal[
     "gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid"
 ]
 Control = Literal["dim", "none", "random", "shuffled"]
+Baseline = Literal["black", "blur", "mean"]
+Reduction = Literal["max", "norm", "sum"]
 
 
 class Closed(BaseModel):
@@ -114,6 +116,12 @@ class Overlays(Closed):
     """Integrated Gradients steps."""
     rule: Rule = "gausslegendre"
     """How the path integral is summed."""
+    baseline: Baseline = "mean"
+    """Where the path begins: the fit rows' mean colour, black, or the image itself, blurred."""
+    reduction: Reduction = "sum"
+    """How |attribution| of three channels becomes one value: sum, maximum or Euclidean norm."""
+    dtype: Literal["fp16", "uint8"] = "uint8"
+    """How a map is stored."""
     control: Control = "none"
     """What the overlay really is: the image's map (none), another image's (shuffled), the map's
     values at random places (random), or darkening alone (dim)."""
@@ -128,10 +136,23 @@ class Overlays(Closed):
 class MaterialsOptions(Closed):
     """[materials]: what is stored and what is computed as trials run."""
 
-    targets: Literal["auto", "bank", "live"] = "auto"
-    """Where soft targets come from: a bank of all views, a live teacher, or the cheaper one."""
+    targets: Literal["auto", "bank", "live", "shuffled"] = "auto"
+    """Where soft targets come from: a bank of all views, a live teacher, or the cheaper one; or, as
+    a control, a bank in which each image has the targets of another (shuffled)."""
+    views: int | None = Field(None, ge=1)
+    """Train on this many views of each image only, drawn once by `data.seed`, and bank just these;
+    by default on all."""
     max_bytes: int = Field(2 * 1024**3, ge=0)
     """The largest bank of targets that `auto` builds."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.views is not None and self.targets == "live":
+            raise ValueError(
+                f"views = {self.views} restricts training to banked views, but targets = 'live' "
+                "asks for no bank; leave one of them out"
+            )
+        return self
 
 
 class TrialConfig(Recipe):

@@ -11,7 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from igkd_search import augment, banks, fitting, losses, materials, models, spec
+from igkd_search import (
+    augment,
+    datasets,
+    fitting,
+    logits_bank,
+    losses,
+    materials,
+    memory,
+    models,
+    spec,
+)
 from igkd_search.errors import TrialError
 
 EpochResult = fitting.EpochRecord
@@ -24,7 +34,11 @@ class Stock:
     reader: augment.Reader
     labels: Tensor
     targets: Tensor | None
-    """fp16 (N, views, classes), or None when `network` answers live."""
+    """fp16 (N, V, classes), or None when `network` answers live."""
+    chosen: Tensor | None
+    """The view indexes (N, V) that training is restricted to and `targets` holds, or None: all."""
+    taught_by: Tensor | None
+    """The row (N,) whose targets each row learns from, as a control, or None: its own."""
     network: nn.Module
     fit_rows: Tensor
     validation: tuple[Tensor, Tensor]
@@ -36,16 +50,19 @@ class Stock:
     def of(cls, shared: materials.Materials, study: spec.Run, device: torch.device) -> "Stock":
         """Bring the materials of a study to a device."""
         data = shared.data
-        mean, sd = (torch.from_numpy(values).to(device) for values in (data.mean, data.sd))
-        images, maps = torch.tensor(data.images), torch.tensor(shared.maps)
-        reader = augment.Reader.of(images, maps, data.views, mean, sd)
+        reader = datasets.reader_of(data, device, torch.tensor(shared.maps))
         labels = torch.from_numpy(data.labels).to(device)
         held_out = torch.from_numpy(data.validation_rows).to(device)
-        targets = None if shared.targets is None else torch.tensor(shared.targets).to(device)
+        targets, chosen, taught_by = (
+            None if array is None else torch.tensor(array).to(device)
+            for array in (shared.targets, shared.chosen_views, shared.taught_by)
+        )
         return cls(
             reader=reader,
             labels=labels,
             targets=targets,
+            chosen=chosen,
+            taught_by=taught_by,
             network=shared.teacher.network,
             fit_rows=torch.from_numpy(data.fit_rows).to(device),
             validation=(reader.unaugmented(held_out), labels[held_out]),
@@ -70,7 +87,7 @@ class Distillation:
         """The distillation loss of the rows at these positions, each in a view of its own."""
         config, reader = self._config, self._stock.reader
         rows = self._rows[positions]
-        views = reader.kinds.draw(len(rows), generator)
+        places, views = self._draw(rows, generator)
         images, maps = reader.unit(rows, views)
         overlaid = augment.overlay(
             images,
@@ -83,7 +100,7 @@ class Distillation:
         logits = model(augment.normalise(overlaid, reader.mean, reader.sd)).float()
         return losses.distillation_loss(
             logits,
-            self._targets(rows, views, logits),
+            self._targets(rows, places, views, logits),
             self._stock.labels[rows],
             kd_weight=config.kd_weight,
             temperature=config.temperature,
@@ -94,13 +111,26 @@ class Distillation:
         """(accuracy, mean loss) on the validation rows."""
         return fitting.evaluate(model, *self._stock.validation)
 
-    def _targets(self, rows: Tensor, views: Tensor, logits: Tensor) -> Tensor:
+    def _draw(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A place in the bank and the view it holds, for each row: (B,) and (B,)."""
+        kinds, chosen = self._stock.reader.kinds, self._stock.chosen
+        if chosen is None:
+            views = kinds.draw(len(rows), generator)
+            return views, views
+        places = torch.randint(
+            chosen.shape[1], (len(rows),), generator=generator, device=generator.device
+        )
+        return places, chosen[rows, places]
+
+    def _targets(self, rows: Tensor, places: Tensor, views: Tensor, logits: Tensor) -> Tensor:
+        stock = self._stock
         if self._config.kd_weight == 0:
             return logits.detach()  # the soft term is multiplied by zero: ask no teacher
-        if self._stock.targets is not None:
-            return self._stock.targets[rows, views].float()
-        # the teacher sees the view without overlay, as in the paper
-        return banks.live_logits(self._stock.network, self._stock.reader, rows, views)
+        if stock.targets is None:
+            # the teacher sees the view without overlay, as in the paper
+            return logits_bank.live_logits(stock.network, stock.reader, rows, views)
+        taught_by = rows if stock.taught_by is None else stock.taught_by[rows]
+        return stock.targets[taught_by, places].float()
 
 
 def build(config: spec.TrialConfig, stock: Stock, seed: int) -> nn.Module:
@@ -139,9 +169,7 @@ def train(
             resume_from=resume_from,
         )
     except (MemoryError, RuntimeError) as error:
-        # the CPU allocator has no class of its own; "memory format" and the like are bugs
-        named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not named and "DefaultCPUAllocator" not in str(error):
+        if not memory.is_out_of_memory(error):
             raise
         raise TrialError(
             "out_of_memory", f"{error}; lower batch_size ({config.batch_size}) or width"

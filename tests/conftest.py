@@ -15,6 +15,7 @@ from tests import tiny
 
 if TYPE_CHECKING:
     from igkd_search import materials, training
+    from tests.made import Made
 
 
 def pytest_configure() -> None:
@@ -62,6 +63,15 @@ def stock(shared: "materials.Materials", study: spec.Study) -> "training.Stock":
     from igkd_search import training
 
     return training.Stock.of(shared, study, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def made(shared: "materials.Materials", tmp_path_factory: pytest.TempPathFactory) -> "Made":
+    """Both banks of the tiny study, in a vault of their own."""
+    from igkd_search import vault
+    from tests.made import make
+
+    return make(shared, vault.Vault(tmp_path_factory.mktemp("made")))
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,15 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from igkd_search import spec
-from igkd_search.attribution import attribute, to_maps
+from igkd_search import models, spec
+from igkd_search.attribution import (
+    BASELINES,
+    REDUCTIONS,
+    attribute,
+    correlate,
+    fold_norms,
+    to_maps,
+)
 
 RULES: tuple[str, ...] = get_args(spec.Rule)
 SHAPE = (3, 4, 4)
@@ -174,3 +181,89 @@ def test_each_map_is_scaled_by_itself(network: nn.Module, images: Tensor) -> Non
     values = attribute(network, images, LABELS, steps=3).values
     scaled = values * torch.logspace(-6, 6, 7, dtype=torch.float64).view(7, 1, 1, 1)
     torch.testing.assert_close(to_maps(scaled), to_maps(values))
+
+
+def test_the_study_file_names_the_baselines_and_reductions_that_there_are() -> None:
+    assert set(get_args(spec.Baseline)) == set(BASELINES)
+    assert set(get_args(spec.Reduction)) == set(REDUCTIONS)
+
+
+def test_reductions_worked_by_hand() -> None:
+    # two pixels: (3, -4) and (1, 0) over two channels, lowest to 0 and highest to 1
+    values = torch.tensor([[[[3.0, 1.0, 0.0]], [[-4.0, 0.0, 0.0]]]])
+    for name, first in {"sum": 7.0, "max": 4.0, "norm": 5.0}.items():
+        expected = torch.tensor([[[1.0, 1.0 / first, 0.0]]])
+        torch.testing.assert_close(to_maps(values, name), expected)
+
+
+def test_another_baseline_moves_the_point_where_attributions_are_zero(
+    network: nn.Module, images: Tensor
+) -> None:
+    begin = torch.full_like(images, 0.3)
+    found = attribute(network, images, LABELS, steps=40, baselines=begin)
+    with torch.inference_mode():
+        change = (network(images) - network(begin))[torch.arange(7), LABELS]
+    torch.testing.assert_close(found.values.sum((1, 2, 3)) - change, found.gap)
+    itself = attribute(network, images, LABELS, steps=4, baselines=images)
+    assert not itself.values.any()
+
+
+def test_black_is_black_and_mean_is_the_mean_colour() -> None:
+    mean, sd = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.25, 0.3])
+    images = torch.randn(2, *SHAPE)
+    black = BASELINES["black"](images, mean, sd) * sd[:, None, None] + mean[:, None, None]
+    torch.testing.assert_close(black, torch.zeros_like(images))
+    grey = BASELINES["mean"](images, mean, sd) * sd[:, None, None] + mean[:, None, None]
+    torch.testing.assert_close(grey, mean[:, None, None].expand_as(images))
+
+
+@pytest.mark.parametrize("side", [3, 8, 33])
+def test_blur_leaves_colours_and_takes_shapes(side: int) -> None:
+    mean, sd = torch.zeros(3), torch.ones(3)
+    flat = torch.full((1, 3, side, side), 0.7)
+    torch.testing.assert_close(BASELINES["blur"](flat, mean, sd), flat)
+    checks = ((torch.arange(side)[:, None] + torch.arange(side)) % 2).float().expand(1, 3, -1, -1)
+    assert BASELINES["blur"](checks, mean, sd).std() < checks.std()
+
+
+def test_correlation_is_numpys_and_constant_maps_agree_with_themselves_alone() -> None:
+    one, other = torch.rand(2, 1, 5, 4, generator=torch.Generator().manual_seed(0))
+    expected = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+    assert correlate(one, other).item() == pytest.approx(expected)
+    assert correlate(one, 3 * one + 2).item() == pytest.approx(1)
+    assert correlate(one, -one).item() == pytest.approx(-1)
+    flat = torch.zeros(1, 5, 4)
+    assert correlate(flat, flat).item() == 1
+    assert correlate(flat, one).item() == correlate(one, flat).item() == 0
+
+
+def test_maps_of_folded_norms_are_maps_of_the_network_itself() -> None:
+    torch.manual_seed(2)
+    network = models.build_teacher("mobilenet_v2", 4, 0.1)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):  # statistics as training would leave them
+            assert part.running_mean is not None and part.running_var is not None
+            part.running_mean.uniform_(-0.2, 0.2)
+            part.running_var.uniform_(0.5, 2)
+    network.eval().requires_grad_(False)
+    images, labels = torch.randn(3, 3, 8, 8), torch.tensor([0, 3, 1])
+    folded = fold_norms(network, images)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    assert any(isinstance(part, nn.BatchNorm2d) for part in network.modules())  # left as it was
+    ours = attribute(folded, images, labels, steps=8).values
+    theirs = attribute(network, images, labels, steps=8).values
+    assert correlate(to_maps(ours), to_maps(theirs)).min() > 0.9999
+
+
+def test_a_network_that_cannot_be_traced_keeps_its_norms() -> None:
+    class Winding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.norm(images).mean((2, 3))
+            return logits if logits.sum() > 0 else -logits
+
+    network = Winding().eval()
+    assert fold_norms(network, torch.randn(2, 3, 4, 4)) is network

@@ -129,6 +129,29 @@ def test_image_and_map_cannot_come_apart() -> None:
     assert not torch.equal(seen[:, 1], maps)
 
 
+def test_fine_maps_are_read_as_they_were_stored_in_every_view() -> None:
+    kinds = Views(2, flip=True)
+    fine = torch.rand(6, 4, 4, generator=seeded(4)).half()
+    fine[0, 0, :2] = torch.tensor([0.0, 1.0])
+    reader = Reader.of(pixels(0, 6, 3, 4, 4), fine, kinds, torch.zeros(3), torch.ones(3))
+    rows, views = torch.arange(6), torch.full((6,), kinds.identity)
+    images, maps = reader.unit(rows, views)
+    assert images.shape == (6, 3, 4, 4)
+    torch.testing.assert_close(maps, fine.float(), rtol=0, atol=0.5 / 65535 + 1e-7)
+    assert maps[0, 0, :2].tolist() == [0.0, 1.0]
+    drawn = kinds.draw(6, seeded(5))
+    coarse = Reader.of(
+        pixels(0, 6, 3, 4, 4),
+        (fine.float() * 255).round().to(torch.uint8),
+        kinds,
+        torch.zeros(3),
+        torch.ones(3),
+    )
+    seen, moved = reader.unit(rows, drawn), coarse.unit(rows, drawn)
+    assert torch.equal(seen[0], moved[0])
+    torch.testing.assert_close(seen[1], moved[1], rtol=0, atol=0.5 / 255 + 1e-4)
+
+
 def test_a_reader_without_maps_shows_the_same_images_and_empty_maps() -> None:
     kinds = Views(1, flip=True)
     images, mean, sd = pixels(0, 3, 3, 4, 4), torch.full((3,), 0.4), torch.full((3,), 0.2)

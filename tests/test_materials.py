@@ -64,7 +64,7 @@ def test_facts_are_plain_json(shared: materials.Materials) -> None:
     assert facts["fingerprints"]["teacher"] == shared.teacher.digest
     assert facts["fingerprints"]["data"] == shared.data.fingerprint
     assert set(facts["fingerprints"]) == {"data", "overlays", "targets", "teacher"}
-    assert facts["completeness_gap"] > 0
+    assert facts["completeness_gap"] > 0 and -1 <= facts["map_fidelity"] <= 1
     assert facts["threads"] == shared.threads > 0
     assert facts["rows"] == {
         "fit": tiny.TRAIN - tiny.VALIDATION,
@@ -113,7 +113,49 @@ def test_a_bank_is_built_when_it_fits(arrays: Path, shared: materials.Materials)
 
 def test_what_is_asked_for_is_done(arrays: Path, shared: materials.Materials) -> None:
     assert chosen(arrays, shared.data, targets="bank", max_bytes=0, trials=1)
+    assert chosen(arrays, shared.data, targets="shuffled", max_bytes=0, trials=1)
+    assert chosen(arrays, shared.data, views=3, max_bytes=0, trials=1)
     assert not chosen(arrays, shared.data, targets="live", trials=1000)
+
+
+def test_shuffled_targets_are_those_of_another_image_of_the_same_part(
+    arrays: Path, home: Path, shared: materials.Materials
+) -> None:
+    before = entries(home)
+    study = tiny.study(arrays, materials={"targets": "shuffled"})
+    found = materials.prepare(study, home, CPU)
+    assert entries(home) == before  # the same bank, read otherwise
+    assert found.facts()["targets"] == "shuffled"
+    assert found.targets is not None and found.taught_by is not None
+    assert (found.taught_by != np.arange(tiny.TRAIN)).all()
+    fit_rows = shared.data.fit_rows
+    assert set(found.taught_by[fit_rows]) == set(fit_rows)
+    config = study.trial.model_copy(update={"kd_weight": 1.0})
+    task, own = (
+        training.Distillation(config, training.Stock.of(each, study, CPU))
+        for each in (found, shared)
+    )
+    student = training.build(config, training.Stock.of(shared, study, CPU), 3).eval()
+    first, second = (
+        each.loss(student, torch.arange(12), torch.Generator().manual_seed(0))
+        for each in (task, own)
+    )
+    assert first.item() != second.item()
+
+
+def test_training_can_be_restricted_to_some_views(
+    arrays: Path, home: Path, shared: materials.Materials
+) -> None:
+    study = tiny.study(arrays, materials={"views": 3})
+    found = materials.prepare(study, home, CPU)
+    assert found.chosen_views is not None and found.chosen_views.shape == (tiny.TRAIN, 3)
+    assert found.targets is not None and found.targets.shape == (tiny.TRAIN, 3, tiny.CLASSES)
+    assert found.facts()["targets"] == "bank"
+    assert shared.chosen_views is None
+    results = list(training.train(study.trial, training.Stock.of(found, study, CPU), 3))
+    assert [result.epoch for result in results] == [1, 2]
+    whole = materials.prepare(tiny.study(arrays, materials={"views": 99}), home, CPU)
+    assert whole.chosen_views is None and whole.fingerprints == shared.fingerprints
 
 
 def test_both_costs_are_logged(
@@ -121,10 +163,16 @@ def test_both_costs_are_logged(
 ) -> None:
     caplog.set_level(logging.INFO)
     chosen(arrays, shared.data)
-    assert "targets: bank (bank: 1,350 teacher forwards" in caplog.text  # 18 views of 75 rows
+    assert "targets: bank, since 18 views, 20 epochs planned" in caplog.text
+    assert "(bank: 1,350 teacher forwards" in caplog.text  # 18 views of 75 rows
     assert "live: up to 1,200 forwards" in caplog.text  # 10 trials, 2 epochs of 60 fit rows
     chosen(arrays, replace(shared.data, views=augment.Views(shift=4, flip=True)))
-    assert "targets: live (bank: 12,150 teacher forwards" in caplog.text
+    assert "targets: live, since 162 views" in caplog.text
+    assert "(bank: 12,150 teacher forwards" in caplog.text
+    chosen(arrays, shared.data, max_bytes=10)
+    assert "targets: live, since the bank exceeds materials.max_bytes = 10" in caplog.text
+    chosen(arrays, shared.data, targets="live")
+    assert "targets: live, since targets = 'live'" in caplog.text
 
 
 def test_a_live_teacher_says_what_the_bank_holds(

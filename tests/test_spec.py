@@ -34,6 +34,7 @@ TEACHER = (
 )
 DATA = "classes, flip, limit, path, seed, shift, source, validation"
 SEARCH = "pruner, sampler, seed, space, start, trials"
+OVERLAYS = "baseline, control, dtype, reduction, rule, steps"
 NORMAL = {"low": 1.0, "high": 2.0}
 
 
@@ -68,8 +69,8 @@ def fault(**changes: Any) -> str:
         ("serach", f"did you mean 'search'?; allowed: {TOP}"),
         ("data__sorce", f"did you mean 'source'?; allowed: {DATA}"),
         ("teacher__lerning_rate", f"did you mean 'learning_rate'?; allowed: {TEACHER}"),
-        ("overlays__step", "did you mean 'steps'?; allowed: control, rule, steps"),
-        ("materials__target", "did you mean 'targets'?; allowed: max_bytes, targets"),
+        ("overlays__step", f"did you mean 'steps'?; allowed: {OVERLAYS}"),
+        ("materials__target", "did you mean 'targets'?; allowed: max_bytes, targets, views"),
         ("trial__temprature", f"did you mean 'temperature'?; allowed: {TRIAL}"),
         ("search__sampeler", f"did you mean 'sampler'?; allowed: {SEARCH}"),
         (
@@ -88,7 +89,9 @@ def test_an_unknown_key_is_named_with_the_nearest_legal_one(place: str, said: st
 
 
 def test_a_key_that_resembles_none_is_named_with_all_legal_ones() -> None:
-    assert fault(materials__qqq=1) == "materials.qqq: unknown key; allowed: max_bytes, targets"
+    assert (
+        fault(materials__qqq=1) == "materials.qqq: unknown key; allowed: max_bytes, targets, views"
+    )
     assert fault(search__space__qqq=NORMAL) == (
         "search.space.qqq: unknown key; allowed are the fields of [trial]"
     )
@@ -115,7 +118,14 @@ def test_a_key_that_resembles_none_is_named_with_all_legal_ones() -> None:
             "shufled",
             "; did you mean 'shuffled'?; allowed: dim, none, random, shuffled",
         ),
-        ("materials__targets", "banks", "; did you mean 'bank'?; allowed: auto, bank, live"),
+        (
+            "materials__targets",
+            "banks",
+            "; did you mean 'bank'?; allowed: auto, bank, live, shuffled",
+        ),
+        ("overlays__baseline", "blank", "; did you mean 'black'?; allowed: black, blur, mean"),
+        ("overlays__reduction", "maxi", "; did you mean 'max'?; allowed: max, norm, sum"),
+        ("overlays__dtype", "fp32", "; did you mean 'fp16'?; allowed: fp16, uint8"),
     ],
 )
 def test_an_unknown_value_is_named_with_the_nearest_legal_one(
@@ -563,3 +573,10 @@ def test_every_field_has_its_default_in_one_place() -> None:
     assert set(spec.Recipe.model_fields) <= set(spec.Teacher.model_fields)
     assert set(spec.Recipe.model_fields) <= set(spec.TrialConfig.model_fields)
     assert spec.TrialConfig() == study().trial and spec.Teacher() == study().teacher
+
+
+def test_views_ask_for_a_bank_so_a_live_teacher_contradicts_them() -> None:
+    assert fault(materials__views=4, materials__targets="live") == (
+        "materials: views = 4 restricts training to banked views, but targets = 'live' asks for no "
+        "bank; leave one of them out"
+    )

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from igkd_search import augment, datasets, fitting, materials, models, spec, training
+from igkd_search import (
+    augment,
+    datasets,
+    fitting,
+    logits_bank,
+    losses,
+    materials,
+    models,
+    spec,
+    training,
+)
 from igkd_search.errors import DataError, TrialError
 from tests import tiny
 
@@ -238,10 +248,41 @@ def test_misaligned_targets_are_seen_in_the_accuracy(
 ) -> None:
     # the fault of the paper's code: each row is told what the teacher says of another image
     assert stock.targets is not None
-    shuffled = replace(stock, targets=stock.targets.roll(1, 0))  # neighbours differ in class
+    taught_by = torch.arange(tiny.TRAIN).roll(1)  # neighbours differ in class
+    shuffled = replace(stock, taught_by=taught_by)
     config = config_of(study, kd_weight=1.0, temperature=2.0, epochs=10, learning_rate=0.05)
     aligned, wrong = (run(config, s)[-1].accuracy for s in (stock, shuffled))
     assert aligned > wrong + 0.2
+
+
+def test_restricted_to_chosen_views_a_batch_shows_and_is_told_of_these_alone(
+    study: spec.Study, stock: training.Stock
+) -> None:
+    assert stock.targets is not None
+    kinds = stock.reader.kinds
+    chosen = torch.tensor(logits_bank.choose_views(kinds, tiny.TRAIN, 2, seed=0))
+    few = replace(
+        stock, chosen=chosen, targets=stock.targets.gather(1, chosen[..., None].expand(-1, -1, 3))
+    )
+    config = config_of(study, kd_weight=1.0, overlay_probability=0.0)
+    network, positions = training.build(config, stock, SEED).eval(), torch.arange(FIT_ROWS)
+    seen = list[Tensor]()
+    network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    loss = training.Distillation(config, few).loss(
+        network, positions, torch.Generator().manual_seed(5)
+    )
+    rows = stock.fit_rows
+    options = [stock.reader.normalised(rows, chosen[rows, place]) for place in (0, 1)]
+    matches = torch.stack([(seen[0] == option).flatten(1).all(1) for option in options])
+    assert matches.any(0).all() and matches.any(1).all()
+    # and what it is told is what a live teacher says of the very same images
+    told = replace(stock, targets=None)
+    views = torch.where(matches[0], chosen[rows, 0], chosen[rows, 1])
+    live = logits_bank.live_logits(told.network, told.reader, rows, views)
+    expected = losses.distillation_loss(
+        network(seen[0]), live, stock.labels[rows], kd_weight=1.0, temperature=config.temperature
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
 
 
 # --- law 8

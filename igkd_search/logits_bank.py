@@ -1,0 +1,156 @@
+"""The bank of soft targets: the teacher's logits of every view that training can show, in fp16.
+
+Row i is image i of the training part, column v its v-th view. What is looked up by (row, view) is
+what a live teacher would say of that view, so no trial asks one. After a build, and when a bank is
+first opened, rows are compared with the live teacher: a permuted bank never reaches a trial (the
+fault of the paper's code). A killed build goes on at its last shard.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from igkd_search import augment, console, datasets, fitting, memory, vault
+from igkd_search.errors import MaterialError
+
+_VERSION = 3  # raise when the same inputs would give other numbers
+_SAMPLE = 64  # rows compared with the live teacher
+_ERROR = 2e-3  # fp16 rounds by 2^-11; the rest is for another batch size or device
+# Pixels of one shard: memory stays the same whatever the images' size; a GPU wants millions
+_SHARD_PIXELS = {"cpu": 2**19, "cuda": 2**25, "mps": 2**21}
+
+
+@dataclass(frozen=True)
+class LogitsBank:
+    """logits fp16 (N, V, classes), memory-mapped, of V views of each image, and their digest."""
+
+    logits: NDArray[np.float16]
+    digest: str
+
+
+def choose_views(kinds: augment.Views, rows: int, count: int, seed: int) -> NDArray[np.int64]:
+    """`count` distinct view indexes of each of `rows` images, (rows, count), ascending in a row.
+
+    Each image has views of its own, so that together they still show every crop (Shen and Xing
+    2022, "A fast knowledge distillation framework for visual recognition").
+    """
+    draws = np.random.default_rng(seed).random((rows, kinds.count), dtype=np.float32)
+    return np.sort(np.argsort(draws, axis=1, kind="stable")[:, :count], axis=1).astype(np.int64)
+
+
+def live_logits(network: nn.Module, reader: augment.Reader, rows: Tensor, views: Tensor) -> Tensor:
+    """The teacher's float32 logits (B, classes) of these views of these rows, without overlay."""
+    return fitting.predict(network, reader.normalised(rows, views))
+
+
+def obtain(
+    data: datasets.Dataset,
+    network: nn.Module,
+    network_digest: str,
+    store: vault.Vault,
+    device: torch.device,
+    chosen: NDArray[np.int64] | None = None,
+) -> LogitsBank:
+    """The bank of all views, or of the `chosen` view indexes (N, K), found or built.
+
+    MaterialError when it disagrees with the live teacher, StorageError when the disk is full.
+    """
+    inputs = {
+        "data": data.fingerprint,
+        "teacher": network_digest,
+        "views": [data.views.shift, data.views.flip],
+        "chosen": None if chosen is None else hashlib.sha256(chosen.tobytes()).hexdigest(),
+        "version": _VERSION,
+    }
+    reader = datasets.reader_of(data, device)
+    if store.contains("targets", inputs):
+        console.settle("targets", "found")
+
+    def build(folder: Path) -> None:
+        _fill(folder, data, network, reader, chosen)
+
+    def check(folder: Path) -> None:
+        verify(vault.read_array(folder, "logits"), network, reader, chosen)
+
+    folder = store.entry("targets", inputs, build, check)
+    return LogitsBank(vault.read_array(folder, "logits"), vault.digest(inputs))
+
+
+def _fill(
+    folder: Path,
+    data: datasets.Dataset,
+    network: nn.Module,
+    reader: augment.Reader,
+    chosen: NDArray[np.int64] | None,
+) -> None:
+    device, views = reader.packed.device, _views_of(reader, chosen)
+    count = len(data.labels)
+    pixels = data.images.shape[2] * data.images.shape[3]
+    shard = max(1, _SHARD_PIXELS.get(device.type, _SHARD_PIXELS["cpu"]) // (views * pixels))
+    batch = memory.Batch(shard)
+
+    def compute(start: int, stop: int) -> NDArray[np.float16]:
+        return batch.attempt(
+            lambda size: np.concatenate(
+                [logits_of(first, min(first + size, stop)) for first in range(start, stop, size)]
+            )
+        )
+
+    def logits_of(start: int, stop: int) -> NDArray[np.float16]:
+        rows = np.arange(start, stop).repeat(views)
+        places = np.tile(np.arange(views), stop - start)
+        logits = live_logits(network, reader, *_on(device, rows, _indexes(chosen, rows, places)))
+        return logits.half().cpu().numpy().reshape(stop - start, views, data.classes)
+
+    with console.stage("targets", count, "images") as stage:
+        shape = (count, views, data.classes)
+        vault.fill(folder, "logits", shape, np.float16, shard, compute, stage.advance)
+
+
+def verify(
+    bank: NDArray[np.float16],
+    network: nn.Module,
+    reader: augment.Reader,
+    chosen: NDArray[np.int64] | None = None,
+) -> None:
+    """Compare sampled rows, each in a view of its own, with the live teacher (laws 1 and 2).
+
+    MaterialError when any differs by more than fp16 can explain: the row is about another image.
+    """
+    rows = datasets.sample_rows(len(bank), _SAMPLE)
+    places = np.random.default_rng(0).integers(_views_of(reader, chosen), size=len(rows))
+    views = _indexes(chosen, rows, places)
+    live = live_logits(network, reader, *_on(reader.packed.device, rows, views)).cpu().numpy()
+    error = np.abs(bank[rows, places].astype(np.float32) - live).max(axis=1)
+    # not "error > bound": what overflowed fp16 is infinite or NaN, and NaN exceeds nothing
+    wrong = rows[~(error <= error_bound(live))]
+    if len(wrong):
+        raise MaterialError(
+            f"the bank of targets disagrees with the live teacher on {len(wrong)} of {len(rows)} "
+            f"sampled rows (row {wrong[0]} by {error.max():.3g}): it is not about these images"
+        )
+
+
+def error_bound(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far the bank may lie from float32 logits (B, classes): (B,), a share of the largest."""
+    largest: NDArray[np.float32] = np.maximum(1, np.abs(logits).max(axis=1))
+    return largest * np.float32(_ERROR)
+
+
+def _views_of(reader: augment.Reader, chosen: NDArray[np.int64] | None) -> int:
+    return reader.kinds.count if chosen is None else chosen.shape[1]
+
+
+def _indexes(
+    chosen: NDArray[np.int64] | None, rows: NDArray[np.int64], places: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    return places if chosen is None else chosen[rows, places]
+
+
+def _on(device: torch.device, *arrays: NDArray[np.int64]) -> list[Tensor]:
+    return [torch.from_numpy(array).to(device) for array in arrays]

@@ -1,0 +1,85 @@
+"""How much fits into memory: what one image costs in a backward, what is free, what to do if wrong.
+
+A bank is built in batches as large as memory and speed allow. The estimate is counted, not guessed,
+and when it fails all the same (others share the device) the batch is halved and the work repeated.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_SHARE = 0.5  # of what is free: gradients and workspaces need about as much as what is counted
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a process could allocate now: of the GPU's memory, else of the machine's."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
+    return int(psutil.virtual_memory().available)
+
+
+def backward_bytes(model: nn.Module, image: Tensor) -> int:
+    """The bytes that a forward of one image (1, C, H, W) keeps for its backward."""
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept):
+        model(image.detach().requires_grad_())
+    return sum(kept.values())
+
+
+def fitting_batch(model: nn.Module, image: Tensor, fastest: int) -> int:
+    """How many images like this one (1, C, H, W) go through a backward at once: `fastest` or fewer.
+
+    At least 1, and no more than half of what is free can hold.
+    """
+    room = int(_SHARE * free_bytes(image.device)) // max(backward_bytes(model, image), 1)
+    return max(1, min(fastest, room))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator gave up; "memory format" and the like in a message are bugs."""
+    # the CPU allocator has no class of its own
+    named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return named or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+
+
+class Batch:
+    """How many images are worked on at once: halved, for good, whenever memory runs out."""
+
+    def __init__(self, size: int) -> None:
+        assert size > 0, size
+        self.size = size
+
+    def attempt(self, work: Callable[[int], Result]) -> Result:
+        """What `work(size)` returns; it is repeated with half the size while memory runs out.
+
+        What memory refuses a single image is raised as it came.
+        """
+        while True:
+            try:
+                return work(self.size)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.size == 1:
+                    raise
+            # outside of the handler, whose traceback would keep the failed batch alive
+            log.warning("out of memory with %d images at once; halved", self.size)
+            self.size //= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

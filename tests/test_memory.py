@@ -1,0 +1,86 @@
+"""What a backward keeps is counted; what memory refuses is halved, and nothing else is."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from igkd_search import memory
+
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Sequential:
+    """Keeps its input (3 x 4 x 4) for the convolution and a mask or output (2 x 4 x 4) for ReLU."""
+    return nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5))
+
+
+def test_what_a_backward_keeps_is_counted_by_hand() -> None:
+    # the image for the convolution; the ReLU's output, which the linear layer reads, only once
+    assert memory.backward_bytes(network(), torch.zeros(1, 3, 4, 4)) == (3 + 2) * 4 * 4 * 4
+
+
+def test_more_images_keep_more() -> None:
+    model = network().requires_grad_(False)
+    one, two = (memory.backward_bytes(model, torch.zeros(n, 3, 4, 4)) for n in (1, 2))
+    assert two == 2 * one
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(10**9, 50), (320 * 2 * 50, 50), (320 * 2 * 20, 20), (0, 1)]
+)
+def test_a_batch_is_the_fastest_that_fits_into_half_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, free: int, expected: int
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    model = network().requires_grad_(False)
+    assert memory.fitting_batch(model, torch.zeros(1, 3, 4, 4), fastest=50) == expected
+
+
+def test_there_is_free_memory_on_the_cpu() -> None:
+    assert memory.free_bytes(CPU) > 10**6
+
+
+def test_a_batch_is_halved_for_good_until_it_fits(caplog: pytest.LogCaptureFixture) -> None:
+    asked = list[int]()
+
+    def work(size: int) -> str:
+        asked.append(size)
+        if size > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "done"
+
+    batch = memory.Batch(20)
+    assert batch.attempt(work) == batch.attempt(work) == "done"
+    assert asked == [20, 10, 5, 2, 2]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
+    assert "20 images" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("memory format"), OSError(28, "")])
+def test_what_is_not_about_memory_is_raised_at_once(error: Exception) -> None:
+    asked = list[int]()
+
+    def work(size: int) -> None:
+        asked.append(size)
+        raise error
+
+    with pytest.raises(type(error)):
+        memory.Batch(8).attempt(work)
+    assert asked == [8]
+
+
+def test_what_one_image_cannot_have_is_raised() -> None:
+    def work(size: int) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        memory.Batch(8).attempt(work)
+
+
+def test_the_allocator_of_the_cpu_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    assert memory.is_out_of_memory(caught.value)
+    assert not memory.is_out_of_memory(RuntimeError("unsupported memory format option"))
