@@ -65,7 +65,9 @@ HomeOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", envvar="IGKD_DATA", help="Folder of the arrays, instead of data.path."),
+    typer.Option(
+        "--data", envvar="IGKD_DATA", help="Folder of arrays or images, instead of data.path."
+    ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print.")]
 TrialsOption = Annotated[int | None, typer.Option("--trials", min=1, help="Set the budget.")]
@@ -253,7 +255,7 @@ def _located(question: AnyRun, data: Path | None) -> AnyRun:
     """The same question with its data in another folder."""
     if data is None:
         return question
-    if question.data.source != "arrays":
+    if question.data.source not in ("arrays", "folder"):
         # IGKD_DATA may be set for another study
         log.warning("--data is not used: source = '%s' has no folder", question.data.source)
         return question

@@ -1,34 +1,40 @@
 """A source name -> uint8 images, labels, a stratified split and a fingerprint.
 
 `load` opens the training part alone and only checks that the test part exists; `load_test` is the
-one way to the test part, and only final training calls it. Where a source has no test part of its
-own (`digits`) a stratified 20 % is cut first, by a fixed seed.
+one way to the test part, and only final training calls it.
 """
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from igkd_search import augment, spec
+from igkd_search import (
+    arrays,
+    augment,
+    console,
+    decoding,
+    downloads,
+    image_folder,
+    sources,
+    spec,
+    splits,
+    vault,
+)
 from igkd_search.errors import DataError
+from igkd_search.sources import Labels, Pixels, Place, Source
 
 log = logging.getLogger(__name__)
 
-Pixels = NDArray[np.uint8]
-Labels = NDArray[np.int64]
-Part = tuple[Pixels, Labels]
+Part = sources.Part
 """Images uint8 (N, 3, H, W) and labels int64 (N,)."""
 
-_TEST_SHARE, _TEST_SEED = 0.2, 20250313
+_SHARD = 256  # images decoded between two words on the progress; the most that a kill costs
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Dataset:
     fingerprint: str
     mean: NDArray[np.float32]
     sd: NDArray[np.float32]
+    class_names: tuple[str, ...]
+    """What people call each class; the numbers themselves where the source has no names."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -56,243 +64,108 @@ class Dataset:
         return channels, height, width
 
 
-@dataclass(frozen=True)
-class _Source:
-    training: Callable[[spec.Data, Path], Part]
-    test: Callable[[spec.Data, Path], Part]
-    check_test: Callable[[spec.Data, Path], None]
-    shift: int
-    flip: bool
+def check(data: spec.Data, cache: Path) -> None:
+    """DataError for what is wrong with the labels of a source in `CACHED`; writes nothing."""
+    source, place = SOURCES[data.source], _place(data, cache)
+    if source.labels is not None:
+        _rows(source.labels(place), data, len(source.class_names(place)))
 
 
 def load(data: spec.Data, cache: Path) -> Dataset:
-    """The training part, split; downloads go to `cache`.
+    """The training part, split; downloads and decoded images go to `cache`.
 
     DataError when it is missing, misshapen or mislabelled. The test part is not opened.
     """
-    source = SOURCES[data.source]
-    images, labels = source.training(data, cache)
-    source.check_test(data, cache)
-    classes = int(labels.max()) + 1 if data.classes is None else data.classes
-    _check_labels(labels, classes, "training labels")
-    if data.limit is not None:
-        kept = _draw(labels, data.limit, data.seed, "data.limit")
+    source, place = SOURCES[data.source], _place(data, cache)
+    images, labels = source.training(place)
+    source.check_test(place)
+    names = source.class_names(place)
+    kept, fit_rows, validation_rows, classes = _rows(labels, data, len(names))
+    if len(kept) < len(labels):
         images, labels = images[kept], labels[kept]
-    fit_rows, validation_rows = _split(labels, data)
-    mean, sd = _statistics(images[fit_rows])
-    views = augment.Views(
-        shift=source.shift if data.shift is None else data.shift,
-        flip=source.flip if data.flip is None else data.flip,
-    )
-    fingerprint = hashlib.sha256()
-    for array in (images, labels, fit_rows, validation_rows):
-        fingerprint.update(f"{array.dtype}{array.shape}".encode())
-        fingerprint.update(np.ascontiguousarray(array).data)
+    mean, sd = _statistics(images, fit_rows)
     return Dataset(
         images=images,
         labels=labels,
         fit_rows=fit_rows,
         validation_rows=validation_rows,
         classes=classes,
-        views=views,
-        fingerprint=fingerprint.hexdigest(),
+        views=_views(data, source),
+        fingerprint=_fingerprint(images, labels, fit_rows, validation_rows),
         mean=mean,
         sd=sd,
+        class_names=names or tuple(map(str, range(classes))),
     )
 
 
 def load_test(data: spec.Data, cache: Path, classes: int) -> Part:
     """The test part: images uint8 (N, 3, H, W), labels int64 (N,). Read once a finished model."""
-    images, labels = SOURCES[data.source].test(data, cache)
-    _check_labels(labels, classes, "test labels")
+    images, labels = SOURCES[data.source].test(_place(data, cache))
+    splits.check_labels(labels, classes, "test labels")
     log.info("test set opened: %d images", len(images))
     return images, labels
 
 
-def _digits() -> tuple[Pixels, Labels]:
-    from sklearn.datasets import load_digits
+def count_duplicates(training: Pixels, test: Pixels) -> int:
+    """How many test images (M, C, H, W) occur, pixel for pixel, in the training part (N, C, H, W).
 
-    digits = load_digits()
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return np.repeat(grey[:, None], 3, axis=1), digits.target.astype(np.int64)
+    Compared by a digest of each image, so beside the images it takes 100 bytes for each of them.
+    """
+    if training.shape[1:] != test.shape[1:]:
+        return 0
+    known = {hashlib.sha256(image.tobytes()).digest() for image in training}
+    return sum(hashlib.sha256(image.tobytes()).digest() in known for image in test)
 
 
-def _digits_part(test: bool) -> Callable[[spec.Data, Path], Part]:
-    def read(data: spec.Data, cache: Path) -> Part:
-        images, labels = _digits()
-        training_rows, test_rows = train_test_split(
-            np.arange(len(labels)), test_size=_TEST_SHARE, stratify=labels, random_state=_TEST_SEED
+def _place(data: spec.Data, cache: Path) -> Place:
+    return Place(data.path, cache, data.image_size or spec.IMAGE_SIZE)
+
+
+def _rows(
+    labels: Labels, data: spec.Data, named: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
+    """Rows kept of all, fit and validation rows of those kept, and how many classes there are."""
+    classes = data.classes or named or int(labels.max()) + 1
+    splits.check_labels(labels, classes, "training labels")
+    kept = np.arange(len(labels))
+    if data.limit is not None:
+        kept = splits.draw(labels, data.limit, data.seed, "data.limit")
+    return kept, *splits.split(labels[kept], data.validation, data.seed), classes
+
+
+def _views(data: spec.Data, source: Source) -> augment.Views:
+    if source.shift is None and data.shift is None and data.flip is None:
+        log.info(
+            "source '%s': images are neither moved nor mirrored, since nothing is known of them; "
+            "if that leaves their class as it is, say so with data.shift and data.flip",
+            data.source,
         )
-        rows = np.sort(test_rows if test else training_rows)
-        return images[rows], labels[rows]
-
-    return read
-
-
-def _arrays_part(part: str) -> Callable[[spec.Data, Path], Part]:
-    def read(data: spec.Data, cache: Path) -> Part:
-        images = _read_array(_array_path(data, f"{part}_images"))
-        labels = _read_array(_array_path(data, f"{part}_labels"))
-        where = _array_path(data, f"{part}_images")
-        grey = images.ndim == 3
-        if images.dtype != np.uint8 or not (grey or (images.ndim == 4 and images.shape[1] == 3)):
-            raise DataError(
-                f"{where}: found {images.dtype} {images.shape}; allowed is uint8 (N, 3, H, W), or "
-                "(N, H, W) for grey images"
-            )
-        if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
-            raise DataError(
-                f"{_array_path(data, f'{part}_labels')}: found {labels.dtype} {labels.shape}; "
-                f"allowed is one integer for each of the {len(images)} images, ({len(images)},)"
-            )
-        if not len(images):
-            raise DataError(f"{where}: holds no image")
-        pixels = cast(Pixels, images)
-        return np.repeat(pixels[:, None], 3, axis=1) if grey else pixels, labels.astype(np.int64)
-
-    return read
+    return augment.Views(
+        shift=(source.shift or 0) if data.shift is None else data.shift,
+        flip=bool(source.flip) if data.flip is None else data.flip,
+    )
 
 
-def _check_test_arrays(data: spec.Data, cache: Path) -> None:
-    for name in ("test_images", "test_labels"):
-        path = _array_path(data, name)
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; the arrays source needs a test part as well")
+def _fingerprint(*parts: NDArray[np.uint8] | NDArray[np.int64]) -> str:
+    found = hashlib.sha256()
+    for array in parts:
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
-def _array_path(data: spec.Data, name: str) -> Path:
-    assert data.path is not None
-    return Path(data.path).expanduser().absolute() / f"{name}.npy"
-
-
-def _read_array(path: Path) -> NDArray[np.generic]:
-    try:
-        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; data.path (or --data, or IGKD_DATA) must name the folder of "
-            "train_images.npy, train_labels.npy, test_images.npy and test_labels.npy"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable .npy array: {error}") from error
-    return array
-
-
-_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-_CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
-
-
-def _cifar10_part(files: list[str]) -> Callable[[spec.Data, Path], Part]:
-    # The binary release, since the Python one is a pickle; torchvision downloads and checks it.
-    def read(data: spec.Data, cache: Path) -> Part:
-        folder = cache / "cifar-10-batches-bin"
-        if not all((folder / name).is_file() for name in files):
-            _download(_CIFAR10_URL, _CIFAR10_MD5, cache)
-        records = np.concatenate([_cifar10_records(folder / name) for name in files])
-        return records[:, 1:].reshape(-1, 3, 32, 32).copy(), records[:, 0].astype(np.int64)
-
-    return read
-
-
-def _cifar10_records(path: Path) -> Pixels:
-    record = 1 + 3 * 32 * 32
-    values = np.fromfile(path, dtype=np.uint8)
-    if not len(values) or len(values) % record:
-        raise DataError(
-            f"{path}: {len(values)} bytes are no whole number of records of {record}; delete "
-            f"{path.parent} to have it unpacked again"
-        )
-    return values.reshape(-1, record)
-
-
-def _download(url: str, md5: str, cache: Path) -> None:
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    try:
-        download_and_extract_archive(url, str(cache), md5=md5)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{url}: the download failed ({error}). Without a network, put the archive into "
-            f"{cache}, or use source = 'arrays' with your own copy"
-        ) from error
-
-
-def _nothing_to_check(data: spec.Data, cache: Path) -> None:
-    """The source carries its test part, or downloads it together with the rest."""
-
-
-DOWNLOADED = ("cifar10",)
-"""The sources that come over the network the first time."""
-
-SOURCES: dict[str, _Source] = {
-    "arrays": _Source(
-        _arrays_part("train"), _arrays_part("test"), _check_test_arrays, shift=0, flip=False
-    ),
-    "cifar10": _Source(
-        _cifar10_part([f"data_batch_{i}.bin" for i in range(1, 6)]),
-        _cifar10_part(["test_batch.bin"]),
-        _nothing_to_check,
-        shift=4,
-        flip=True,
-    ),
-    # a mirrored 2 is no digit; 8x8 images bear a shift of one pixel
-    "digits": _Source(
-        _digits_part(test=False), _digits_part(test=True), _nothing_to_check, shift=1, flip=False
-    ),
-}
-
-
-def _check_labels(labels: Labels, classes: int, what: str) -> None:
-    found = np.unique(labels)
-    if found[0] < 0 or found[-1] >= classes:
-        wrong = [int(label) for label in found if not 0 <= label < classes]
-        raise DataError(f"{what}: found {wrong[:5]}; allowed are 0 to {classes - 1}")
-    missing = sorted(set(range(classes)) - set(found.tolist()))
-    if missing and what.startswith("training"):
-        raise DataError(
-            f"{what}: no image of the classes {missing[:5]} of {classes}; labels must be 0 to "
-            "classes - 1 without a gap"
-        )
-
-
-def _draw(labels: Labels, count: int, seed: int, what: str) -> NDArray[np.int64]:
-    if count == len(labels):
-        return np.arange(count)
-    return _stratified(labels, count, seed, what)[0]
-
-
-def _split(labels: Labels, data: spec.Data) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    share = data.validation
-    count = round(share * len(labels)) if share < 1 else int(share)
-    held_out, rest = _stratified(labels, count, data.seed, "data.validation")
-    return rest, held_out
-
-
-def _stratified(
-    labels: Labels, count: int, seed: int, what: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`count` rows drawn by class, and all others, both ascending."""
-    classes = int(labels.max()) + 1
-    if not classes <= count <= len(labels) - classes:
-        raise DataError(
-            f"{what}: {count} of {len(labels)} images asked for; with {classes} classes allowed "
-            f"are {classes} to {len(labels) - classes}"
-        )
-    try:
-        drawn, rest = train_test_split(
-            np.arange(len(labels)), train_size=count, stratify=labels, random_state=seed
-        )
-    except ValueError as error:
-        raise DataError(f"{what}: no stratified draw is possible: {error}") from error
-    return np.sort(drawn), np.sort(rest)
-
-
-def _statistics(images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _statistics(
+    images: Pixels, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     # from exact integer counts: the same on every host, and no float copy of the images
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for start in range(0, len(rows), 1024):
+        chunk = images[rows[start : start + 1024]]
+        for channel in range(images.shape[1]):
+            counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
     values = np.arange(256) / 255
     mean, sd = [], []
-    for channel in range(images.shape[1]):
-        share = np.bincount(images[:, channel].ravel(), minlength=256) / images[:, channel].size
+    for share in counts / counts.sum(axis=1, keepdims=True):
         mean.append(share @ values)
         sd.append(np.sqrt(share @ (values - mean[-1]) ** 2))
     return np.array(mean, np.float32), np.maximum(np.array(sd, np.float32), np.float32(1 / 255))
@@ -307,3 +180,103 @@ def reader_of(data: Dataset, device: torch.device, maps: Tensor | None = None) -
 def sample_rows(count: int, size: int) -> NDArray[np.int64]:
     """At most `size` of `count` rows, evenly spaced, first and last among them."""
     return np.unique(np.linspace(0, count - 1, size).astype(np.int64))
+
+
+def _folder_training(place: Place) -> Part:
+    parts = image_folder.list_parts(_path(place))
+    if parts.ignored:
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in parts.ignored.most_common(5))
+        log.info("%s: files that are no images are ignored: %s", place.path, kinds)
+    if parts.cut:
+        log.info("%s: %d images are set apart as test part", place.path, len(parts.test.labels))
+    return _decoded(parts.training, "train", place), parts.training.labels
+
+
+def _folder_test(place: Place) -> Part:
+    files = image_folder.list_parts(_path(place)).test
+    return _decoded(files, "test", place), files.labels
+
+
+def _path(place: Place) -> str:
+    assert place.path is not None
+    return place.path
+
+
+def _decoded(files: image_folder.Files, part: str, place: Place) -> Pixels:
+    """The images of a part, memory-mapped; decoded unless the cache holds them already."""
+    size = place.image_size
+    inputs = {"files": files.digest(), "part": part, "image_size": size, **decoding.RECIPE}
+
+    def build(folder: Path) -> None:
+        shape = (len(files.names), 3, size, size)
+        try:
+            with console.stage("images", len(files.names), "images") as stage:
+                decode = image_folder.decoder(files, size, stage.advance)
+                vault.fill(folder, "images", shape, np.uint8, _SHARD, decode, stage.advance)
+        except DataError:
+            for left in folder.iterdir():  # mended files are another entry: nothing continues this
+                left.unlink()
+            raise
+
+    entry = vault.Vault(place.cache).entry("images", inputs, build)
+    images: Pixels = vault.read_array(entry, "images")
+    return images
+
+
+DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
+"""The sources that come over the network the first time."""
+
+CACHED = (*DOWNLOADED, "folder")
+"""The sources that write into the cache the first time."""
+
+SOURCES: dict[str, Source] = {
+    "arrays": Source(
+        arrays.arrays("train"),
+        arrays.arrays("test"),
+        shift=None,
+        flip=None,
+        check_test=arrays.check_test_arrays,
+    ),
+    # the augmentation that every published result on CIFAR uses
+    "cifar10": Source(
+        downloads.cifar(downloads.CIFAR10, "train"),
+        downloads.cifar(downloads.CIFAR10, "test"),
+        shift=4,
+        flip=True,
+        class_names=lambda place: downloads.CIFAR10_NAMES,
+    ),
+    "cifar100": Source(
+        downloads.cifar(downloads.CIFAR100, "train"),
+        downloads.cifar(downloads.CIFAR100, "test"),
+        shift=4,
+        flip=True,
+        class_names=downloads.cifar100_names,
+    ),
+    # a mirrored 2 is no digit; 8x8 images bear a shift of one pixel
+    "digits": Source(sources.digits(test=False), sources.digits(test=True), shift=1, flip=False),
+    # garments have no left and right; centred on 28x28, their margins bear two pixels
+    "fashion_mnist": Source(
+        downloads.fashion_mnist("train"),
+        downloads.fashion_mnist("test"),
+        shift=2,
+        flip=True,
+        check_test=downloads.check_fashion_test,
+        class_names=downloads.fashion_names,
+    ),
+    "folder": Source(
+        _folder_training,
+        _folder_test,
+        shift=None,
+        flip=None,
+        class_names=lambda place: image_folder.class_names(_path(place)),
+        labels=lambda place: image_folder.list_parts(_path(place)).training.labels,
+    ),
+    # a mirrored 2 is no digit; its neighbours stand beside it, and it must stay the central one
+    "svhn": Source(
+        downloads.svhn("train"),
+        downloads.svhn("test"),
+        shift=2,
+        flip=False,
+        check_test=downloads.check_svhn_test,
+    ),
+}

@@ -64,13 +64,14 @@ def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> 
     # only now, with every model finished, is the test set opened, and the reading counted
     data, reads = bench.shared.data, _count_read(folder)
     test = datasets.load_test(exported.data, home / "data", data.classes)
+    duplicates = _count_duplicates(data, test)
     images, labels = _normalised(test, bench.stock.reader)
     accuracies = [fitting.evaluate(student, images, labels)[0] for student in students]
     result: dict[str, Any] = {
         "asked": asked,
         "configuration": exported.model_dump(mode="json"),
         "fingerprints": dict(bench.shared.fingerprints),
-        "test": {"images": len(labels), "reads": reads},
+        "test": {"images": len(labels), "reads": reads, "duplicates": duplicates},
         "teacher": {
             "accuracy": fitting.evaluate(bench.shared.teacher.network, images, labels)[0],
             **bench.shared.latency["teacher"].as_dict(),
@@ -134,6 +135,17 @@ def _count_read(folder: Path) -> int:
     reads = 1 + (int(json.loads(path.read_bytes())) if path.exists() else 0)
     vault.write_whole(path, json.dumps(reads).encode())
     return reads
+
+
+def _count_duplicates(data: datasets.Dataset, test: datasets.Part) -> int:
+    duplicates = datasets.count_duplicates(data.images, test[0])
+    if duplicates:
+        log.warning(
+            "%d of %d test images are in the training part too: the test accuracy may be too high",
+            duplicates,
+            len(test[0]),
+        )
+    return duplicates
 
 
 def _bench(exported: spec.Exported, folder: Path, home: Path) -> _Bench:

@@ -23,12 +23,13 @@ from igkd_search.errors import StudyError
 def check(study: spec.Study, home: Path) -> datasets.Dataset | None:
     """Everything that can be wrong with a question, before anything is written.
 
-    Returns the data, unless they would have to be downloaded first. StudyError, DataError or
-    MaterialError say what is wrong.
+    Returns the data, unless they would have to be downloaded or decoded first. StudyError,
+    DataError or MaterialError say what is wrong.
     """
     fitting.default_device()
     materials.check(study)
-    if study.data.source in datasets.DOWNLOADED:
+    if study.data.source in datasets.CACHED:
+        datasets.check(study.data, home / "data")
         return None
     return datasets.load(study.data, home / "data")
 

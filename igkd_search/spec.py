@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Source = Literal["arrays", "cifar10", "digits"]
+Source = Literal["arrays", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "svhn"]
 TeacherArchitecture = Literal["mobilenet_v2"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Sampler = Literal["cmaes", "gp", "nsga2", "qmc", "random", "tpe"]
@@ -42,12 +42,19 @@ class Closed(BaseModel):
     )
 
 
+IMAGE_SIZE = 32
+"""Height and width of a folder's images, where data.image_size says nothing."""
+
+
 class Data(Closed):
     """[data]: where images come from and how the training part is split."""
 
     source: Source = "digits"
     path: str | None = None
-    """Folder of the `arrays` source; relative to the current folder. Not part of the question."""
+    """Folder of the `arrays` or `folder` source; relative to the current folder. Not part of the
+    question."""
+    image_size: int | None = Field(None, ge=8, le=512)
+    """Height and width to which the images of the `folder` source are brought; by default 32."""
     validation: float | int = Field(0.2, gt=0)
     """Share (below 1) or count of the training part that is held out, stratified by class."""
     classes: int | None = Field(None, ge=2)
@@ -67,6 +74,15 @@ class Data(Closed):
             raise ValueError(
                 "path is missing: the arrays source needs the folder of train_images.npy, "
                 "train_labels.npy, test_images.npy and test_labels.npy"
+            )
+        if self.source == "folder" and self.path is None:
+            raise ValueError(
+                "path is missing: the folder source needs a folder with one directory a class, or "
+                "with train and test, each with one directory a class"
+            )
+        if self.source != "folder" and self.image_size is not None:
+            raise ValueError(
+                f"image_size is for source = 'folder'; the images of '{self.source}' have theirs"
             )
         if self.validation >= 1 and self.validation != int(self.validation):
             raise ValueError(

@@ -1,6 +1,6 @@
 """Sources read what they should, split it stratified, refuse what is wrong, and leave tests alone.
 
-The digits are real; arrays and the CIFAR-10 archive are written by hand, a few records each.
+The digits are real, arrays are written by hand; test_downloads and test_image_folder do the rest.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,13 @@ from sklearn.datasets import load_digits
 
 from igkd_search import datasets, spec
 from igkd_search.augment import Views
-from igkd_search.datasets import Dataset, load, load_test
+from igkd_search.datasets import Dataset, count_duplicates, load, load_test
 from igkd_search.errors import DataError
 
 Bytes = NDArray[np.uint8]
 CLASSES, TRAIN, TEST = 3, 60, 12
+DIGITS = "830b357bd7dc3c521c4ffc325bee887740abfdadd0ffb4dff10e3eb085b8f7ff"
+SOME_DIGITS = "649e807ab6ec46a2e5d08b982441b8ecca7d9109dba50f0c49ff882f99c75d41"
 NOWHERE = Path("/nonexistent")  # a cache that sources without downloads never open
 
 
@@ -379,72 +381,47 @@ def test_a_class_of_one_image_cannot_be_split(folder: Path) -> None:
     assert message.startswith("data.validation: no stratified draw is possible: ")
 
 
-def cifar10_records(count: int, seed: int) -> tuple[bytes, Bytes, list[int]]:
-    """`count` records of the binary release: a label, then 1024 red, green and blue bytes."""
-    images = np.random.default_rng(seed).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
-    labels = [(seed + i) % 10 for i in range(count)]
-    raw = b"".join(
-        bytes([label]) + image[0].tobytes() + image[1].tobytes() + image[2].tobytes()
-        for label, image in zip(labels, images, strict=True)
-    )
-    return raw, images, labels
+def test_classes_are_named_by_their_numbers_where_a_source_has_no_names(folder: Path) -> None:
+    assert load(arrays(folder), NOWHERE).class_names == ("0", "1", "2")
+    assert load(spec.Data(), NOWHERE).class_names == tuple("0123456789")
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """A cache with a CIFAR-10 of ten records a batch."""
-    unpacked = tmp_path / "cifar-10-batches-bin"
-    unpacked.mkdir()
-    for i in range(1, 6):
-        (unpacked / f"data_batch_{i}.bin").write_bytes(cifar10_records(10, i)[0])
-    (unpacked / "test_batch.bin").write_bytes(cifar10_records(4, 6)[0])
-    return tmp_path
+def test_fingerprints_stay_what_they_were() -> None:
+    # a study goes on only on data of the same fingerprint
+    assert load(spec.Data(), NOWHERE).fingerprint == DIGITS
+    assert load(spec.Data(limit=100, validation=30, seed=3), NOWHERE).fingerprint == SOME_DIGITS
 
 
-def test_the_binary_release_of_cifar10_is_read(archive: Path) -> None:
-    question = spec.Data(source="cifar10")
-    data = load(question, archive)
-    batches = [cifar10_records(10, i) for i in range(1, 6)]
-    np.testing.assert_array_equal(data.images, np.concatenate([images for _, images, _ in batches]))
-    assert data.labels.tolist() == [label for _, _, labels in batches for label in labels]
-    assert data.classes == 10 and data.views == Views(shift=4, flip=True)
-    images, labels = load_test(question, archive, 10)
-    np.testing.assert_array_equal(images, cifar10_records(4, 6)[1])
-    assert labels.tolist() == [6, 7, 8, 9]
-
-
-def test_a_search_on_cifar10_does_not_open_its_test_batch(archive: Path) -> None:
-    (archive / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(b"garbage")
-    assert len(load(spec.Data(source="cifar10"), archive).images) == 50
-    assert "test_batch.bin: 7 bytes are no whole number of records of 3073" in refusal(
-        lambda: load_test(spec.Data(source="cifar10"), archive, 10)
-    )
-
-
-@pytest.mark.parametrize("size", [0, 3073 * 4 + 100])
-def test_a_truncated_batch_is_refused(archive: Path, size: int) -> None:
-    batch = archive / "cifar-10-batches-bin" / "data_batch_3.bin"
-    batch.write_bytes(batch.read_bytes()[:size])
-    assert refusal(lambda: load(spec.Data(source="cifar10"), archive)) == (
-        f"{batch}: {size} bytes are no whole number of records of 3073; delete {batch.parent} to "
-        "have it unpacked again"
-    )
-
-
-@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("File not found")])
-def test_a_failed_download_says_what_to_do_without_a_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+@pytest.mark.parametrize("options", [{}, {"shift": 1}, {"flip": False}])
+def test_unmoved_images_are_explained_unless_the_study_speaks_of_it(
+    folder: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ) -> None:
-    asked: list[tuple[str, str]] = []
+    caplog.set_level("INFO", "igkd_search")
+    load(arrays(folder, **options), NOWHERE)
+    said = [line for line in caplog.messages if "neither moved nor mirrored" in line]
+    assert len(said) == (0 if options else 1)
+    assert all("data.shift and data.flip" in line for line in said)
+    load(spec.Data(), NOWHERE)
+    assert len(caplog.messages) == len(said)
 
-    def offline(url: str, root: str, md5: str) -> None:
-        asked.append((root, md5))
-        raise error
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", offline)
-    url = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-    assert refusal(lambda: load(spec.Data(source="cifar10"), tmp_path)) == (
-        f"{url}: the download failed ({error}). Without a network, put the archive into "
-        f"{tmp_path}, or use source = 'arrays' with your own copy"
-    )
-    assert asked == [(str(tmp_path), "c32a1d4ab5d03f1284b67883e8d87530")]
+def test_duplicates_are_test_images_that_are_in_the_training_part() -> None:
+    training, test = make_images(20), make_images(6, seed=1)
+    assert count_duplicates(training, test) == 0
+    test[[1, 4, 5]] = training[[3, 3, 19]]
+    assert count_duplicates(training, test) == 3
+    test[4, 0, 0, 0] ^= 1  # one pixel is enough to differ
+    assert count_duplicates(training, test) == 2
+    test[0] = test[2]  # twice in the test part is no matter of the training part
+    assert count_duplicates(training, test) == 2
+
+
+def test_images_of_another_shape_are_no_duplicates() -> None:
+    training = make_images(4)
+    assert count_duplicates(training, training.reshape(4, 3, 5, 6)) == 0
+
+
+def test_duplicates_are_found_whatever_the_order_in_memory() -> None:
+    training = make_images(4)
+    turned = np.asfortranarray(training)
+    assert count_duplicates(turned, training) == 4

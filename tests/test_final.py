@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def test_the_result_says_what_was_trained_and_what_it_costs(
     folder, result = whole
     assert json.loads((folder / "result.json").read_text()) == result
     assert spec.Exported.model_validate(result["configuration"]) == exported
-    assert result["test"] == {"images": tiny.TEST, "reads": 1}
+    assert result["test"] == {"images": tiny.TEST, "reads": 1, "duplicates": 0}
     student, teacher = result["student"], result["teacher"]
     assert student["seeds"] == [
         {"seed": final.final_seed(exported, 0), "accuracy": student["accuracy"]["mean"]}
@@ -200,6 +200,42 @@ def test_the_test_set_is_read_once_and_after_the_last_epoch(
     monkeypatch.setattr(datasets, "load_test", read)
     final.train(exported, tmp_path, home, seeds=2)
     assert order == ["epoch 1", "epoch 2"] * 2 + ["test"]
+
+
+def test_test_images_that_were_trained_on_are_counted_before_the_evaluation(
+    exported: spec.Exported,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arrays = tiny.write_arrays(tmp_path / "arrays")
+    images = np.load(arrays / "test_images.npy")
+    images[[0, 5, 7]] = np.load(arrays / "train_images.npy")[[2, 2, 70]]
+    np.save(arrays / "test_images.npy", images)
+    order: list[str] = []
+    for module, name in (
+        (datasets, "load_test"),
+        (datasets, "count_duplicates"),
+        (fitting, "evaluate"),
+    ):
+        monkeypatch.setattr(module, name, noting(order, getattr(module, name)))
+    data = exported.data.model_copy(update={"path": str(arrays)})
+    moved = exported.model_copy(update={"data": data})
+    result = final.train(moved, tmp_path / "final", home)
+    assert result["test"] == {"images": tiny.TEST, "reads": 1, "duplicates": 3}
+    assert f"3 of {tiny.TEST} test images are in the training part too" in caplog.text
+    assert order[-4:] == ["load_test", "count_duplicates", "evaluate", "evaluate"]
+
+
+def noting(order: list[str], function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which adds its name to `order`."""
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        order.append(function.__name__)
+        return function(*arguments, **options)
+
+    return noted
 
 
 def test_a_finished_folder_is_not_trained_or_tested_again(

@@ -267,6 +267,22 @@ def test_what_can_be_known_at_once_is_checked_without_writing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_listed_at_once_and_decoded_later(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for name in ("cat", "dog"):
+        (images / name).mkdir(parents=True)
+        for i in range(10):  # that they are no images is seen when they are decoded
+            (images / name / f"{i}.png").write_bytes(b"")
+    home = tmp_path / "home"
+    data = {"source": "folder", "validation": 4}
+    assert launch.check(tiny.study(images, data=data), home) is None
+    with pytest.raises(DataError, match="16 images asked for"):
+        launch.check(tiny.study(images, data={**data, "validation": 16}), home)
+    with pytest.raises(DataError, match="cannot be listed"):
+        launch.check(tiny.study(tmp_path / "gone", data=data), home)
+    assert not home.exists()
+
+
 def test_what_a_trial_carries_is_plain(study: spec.Study, shared: materials.Materials) -> None:
     found = launch.describe(study, shared, "cpu")(study.trial)
     assert all(type(value) in (float, int, str) for value in found.values())

@@ -32,7 +32,8 @@ TEACHER = (
     "architecture, batch_size, checkpoint, checkpoint_sha256, ema_decay, epochs, label_smoothing, "
     "learning_rate, minimum_accuracy, momentum, optimizer, seed, warmup, weight_decay, width"
 )
-DATA = "classes, flip, limit, path, seed, shift, source, validation"
+SOURCES = "arrays, cifar10, cifar100, digits, fashion_mnist, folder, svhn"
+DATA = "classes, flip, image_size, limit, path, seed, shift, source, validation"
 SEARCH = "pruner, sampler, seed, space, start, trials"
 OVERLAYS = "baseline, control, dtype, reduction, rule, steps"
 NORMAL = {"low": 1.0, "high": 2.0}
@@ -100,7 +101,7 @@ def test_a_key_that_resembles_none_is_named_with_all_legal_ones() -> None:
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        ("data__source", "digts", "; did you mean 'digits'?; allowed: arrays, cifar10, digits"),
+        ("data__source", "digts", f"; did you mean 'digits'?; allowed: {SOURCES}"),
         (
             "search__sampler",
             "tpee",
@@ -326,6 +327,13 @@ def test_what_two_keys_say_together_is_checked_too() -> None:
         "data: path is missing: the arrays source needs the folder of train_images.npy, "
         "train_labels.npy, test_images.npy and test_labels.npy"
     )
+    assert fault(data__source="folder") == (
+        "data: path is missing: the folder source needs a folder with one directory a class, or "
+        "with train and test, each with one directory a class"
+    )
+    assert fault(data__image_size=64) == (
+        "data: image_size is for source = 'folder'; the images of 'digits' have theirs"
+    )
     assert fault(data__validation=1.5) == (
         "data: validation = 1.5 is neither a share below 1 nor a count"
     )
@@ -355,7 +363,7 @@ def test_all_faults_come_in_one_message() -> None:
     said = fault(data__source="q", trial__epoch=3, search__space=space, search__sampler="grid")
     assert said.splitlines() == [
         "6 faults",
-        "  data.source: unknown value 'q'; allowed: arrays, cifar10, digits",
+        f"  data.source: unknown value 'q'; allowed: {SOURCES}",
         f"  trial.epoch: unknown key; did you mean 'epochs'?; allowed: {TRIAL}",
         "  search.sampler: unknown value 'grid'; allowed: cmaes, gp, nsga2, qmc, random, tpe",
         "  search.space.temprature: unknown key; did you mean 'temperature'?; allowed are the "

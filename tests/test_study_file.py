@@ -62,6 +62,20 @@ def test_a_checkpoint_lies_beside_the_file_that_names_it(
     assert relative == str(folder / "t.safetensors")
 
 
+@pytest.mark.parametrize("source", ["arrays", "folder"])
+def test_data_lies_where_the_command_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    text = (
+        f'name = "mine"\n[data]\nsource = "{source}"\npath = "mine"\n'
+        "[search.space]\ntemperature = {low = 1, high = 2}\n"
+    )
+    (tmp_path / "files").mkdir()
+    write(tmp_path / "files" / "mine.toml", text)
+    monkeypatch.chdir(tmp_path)
+    assert study_file.read_study(Path("files/mine.toml")).data.path == str(tmp_path / "mine")
+
+
 def test_reading_a_study_loads_neither_torch_nor_optuna() -> None:
     code = (
         "import sys; from pathlib import Path; from igkd_search import study_file; "
