@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from igkd_search import attribution, augment, console, datasets, fitting, spec, vault
+from igkd_search import attribution, augment, console, datasets, fitting, shards, spec, vault
 from igkd_search.errors import MaterialError
 
 _VERSION = 2  # raise when the same inputs would give other numbers
@@ -87,13 +87,13 @@ def logits(
         with console.stage("targets", len(data.labels), "images") as stage:
             budget = _FORWARD_PIXELS.get(device.type, _FORWARD_PIXELS["cpu"])
             shard = max(1, budget // (views * pixels_of(data)))
-            vault.fill(folder, "logits", shape, np.float16, shard, compute, stage.advance)
+            shards.fill(folder, "logits", shape, np.float16, shard, compute, stage.advance)
 
     def verify(folder: Path) -> None:
-        verify_logits(vault.read_array(folder, "logits"), network, reader)
+        verify_logits(shards.read_array(folder, "logits"), network, reader)
 
     folder = store.entry("targets", inputs, build, verify)
-    return vault.read_array(folder, "logits"), vault.digest(inputs)
+    return shards.read_array(folder, "logits"), vault.digest(inputs)
 
 
 def verify_logits(bank: NDArray[np.float16], network: nn.Module, reader: augment.Reader) -> None:
@@ -167,7 +167,7 @@ def overlay_maps(
         with console.stage("overlays", count, "images") as stage:
             shard = max(1, budget // (options.steps * pixels_of(data)))
             shape = (count, height, width)
-            vault.fill(folder, "maps", shape, np.uint8, shard, compute, stage.advance)
+            shards.fill(folder, "maps", shape, np.uint8, shard, compute, stage.advance)
         sample = _sample_rows(count, _SAMPLE).to(device)
         found = attribute(sample)
         gap = found.relative_gap().median().item()
@@ -176,11 +176,11 @@ def overlay_maps(
 
     def verify(folder: Path) -> None:
         sample = _sample_rows(len(data.labels), _MAP_SAMPLE)
-        verify_maps(vault.read_array(folder, "maps")[sample.numpy()], maps_of(sample.to(device)))
+        verify_maps(shards.read_array(folder, "maps")[sample.numpy()], maps_of(sample.to(device)))
 
     folder = store.entry("overlays", inputs, build, verify)
     gap = json.loads((folder / "completeness.json").read_bytes())["completeness_gap"]
-    return vault.read_array(folder, "maps"), gap, vault.digest(inputs)
+    return shards.read_array(folder, "maps"), gap, vault.digest(inputs)
 
 
 def verify_maps(stored: NDArray[np.uint8], live: NDArray[np.uint8]) -> None:
