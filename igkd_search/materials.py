@@ -74,6 +74,8 @@ class Materials:
     """What the steps leave out of the attributions, as a share; see banks.overlay_maps."""
     threads: int
     """torch's CPU threads, on which a record depends in its last bits (law 6)."""
+    entries: tuple[str, ...] = ()
+    """The vault's entries all this came from, "kind/digest": what must not be pruned."""
 
     def facts(self) -> dict[str, Any]:
         """What a study remembers of its materials, as plain JSON."""
@@ -150,7 +152,9 @@ def prepare(
         "overlays": maps_digest,
     }
     controlled = banks.apply_control(maps, study.overlays.control, study.data.seed)
-    return Materials(data, master, targets, controlled, table, fingerprints, gap, threads)
+    return Materials(
+        data, master, targets, controlled, table, fingerprints, gap, threads, store.opened
+    )
 
 
 def use_bank(study: spec.Run, data: datasets.Dataset) -> bool:

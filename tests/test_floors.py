@@ -24,6 +24,7 @@ FLOORS = {
     "spec": 1,
     "vault": 1,
     "shards": 1,
+    "users": 1,
     "database": 1,
     "datasets": 2,
     "fitting": 2,
