@@ -30,6 +30,7 @@ FLOORS = {
     "fitting": 2,
     "onnx_export": 2,
     "figures": 2,
+    "inventory": 2,
     "processes": 2,
     "slots": 2,
     "study_file": 2,
@@ -49,6 +50,8 @@ FLOORS = {
     "final": 7,
     "dashboard": 7,
     "maintenance": 7,
+    "command_options": 7,
+    "endings": 7,
     "cli": 8,
     "__main__": 9,
 }
