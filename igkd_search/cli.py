@@ -154,6 +154,31 @@ def best(
 
 
 @app.command()
+def overlays(
+    study: StudyArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png, .pdf or .svg file.")],
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Which, as 0,3,5 or by name.  [default: the first ten]"),
+    ] = None,
+    storage: StorageOption = None,
+    home: HomeOption = HOME,
+    data: DataOption = None,
+) -> None:
+    """Draw what overlays are: one image a class, its map, and every control."""
+    with reporting(study):
+        with console.display(["start", "teacher", "overlays"]):
+            with console.stage("start", note="loading"):
+                check_home(home)
+                question = question_of(study, storage, home, data)
+                from igkd_search import gallery
+
+                found = gallery.check(question, output, home)
+            drawn = gallery.draw(question, output, home, classes, found)
+        tables.print_gallery(drawn, output)
+
+
+@app.command()
 def materials(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove what no study of this storage names.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from igkd_search import console
 
 if TYPE_CHECKING:
-    from igkd_search import inventory, results
+    from igkd_search import gallery, inventory, results
 
 
 def print_status(found: dict[str, Any]) -> None:
@@ -164,6 +164,19 @@ def print_materials(
         size = _size(sum(entry.bytes for entry in unused))
         pairs["unused"] = f"{_entries(len(unused))}, {size}; igkd materials --prune removes them"
     console.print_pairs("materials", pairs)
+
+
+def print_gallery(found: "gallery.Gallery", output: Path) -> None:
+    """Print where a gallery was written, and what its columns are."""
+    shown = zip(found.names, found.probabilities, strict=True)
+    console.print_pairs(
+        f"wrote {output}",
+        {
+            "teacher": f"{found.teacher_accuracy:.1%} on validation",
+            "classes": ", ".join(f"{name} {share:.1%}" for name, share in shown),
+            "trials see": f"the row '{found.seen}'",
+        },
+    )
 
 
 def _entries(count: int) -> str:

@@ -34,7 +34,7 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {"run", "prepare", "status", "trials", "best", "export", "train"}
-COMMANDS |= {"materials"}
+COMMANDS |= {"materials", "overlays"}
 
 
 class Igkd(Protocol):
@@ -122,6 +122,7 @@ def test_the_version_is_printed(igkd: Igkd) -> None:
         ["run", "digits", "--trials", "many"],
         ["best", "digits", "-f", "xml"],
         ["export", "digits"],
+        ["overlays", "digits"],
         ["materials", "digits"],
         ["materials", "-f", "xml"],
         ["train", "best.toml"],
@@ -488,6 +489,35 @@ def test_prune_without_a_database_removes_nothing(
         igkd("materials", "--prune", "--home", home)
     )
     assert snapshot(home) == before
+
+
+def test_a_gallery_is_drawn_of_what_was_prepared(
+    igkd: Igkd, arrays: Path, searched: Path, tmp_path: Path
+) -> None:
+    study = tiny.write_study(tmp_path / "study.toml", arrays)
+    result = igkd("overlays", study, "-o", "out/overlays.png", "--home", searched)
+    assert result.exit_code == 0, result.output
+    assert "wrote out/overlays.png" in result.stdout
+    assert (tmp_path / "out" / "overlays.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "overlays.gif"], "end the name in .pdf, .png, .svg"),
+        (["-o", "overlays"], "end the name in .pdf, .png, .svg"),
+        (["-o", "a.png", "--classes", "0,cat"], "unknown are cat; allowed are 1 to 10 of 0, 1, 2"),
+        (["-o", "a.png", "--classes", ","], "0 given; allowed are 1 to 10"),
+    ],
+    ids=" ".join,
+)
+def test_a_gallery_that_cannot_be_drawn_is_one_error_and_writes_nothing(
+    igkd: Igkd, arrays: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    tiny.write_study(tmp_path / "study.toml", arrays)
+    before = snapshot(tmp_path)
+    assert message in error_of(igkd("overlays", "study.toml", *options, "--home", "home"))
+    assert snapshot(tmp_path) == before
 
 
 def test_an_interruption_exits_with_130(

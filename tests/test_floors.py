@@ -40,6 +40,7 @@ FLOORS = {
     "banks": 3,
     "registry": 3,
     "materials": 4,
+    "gallery": 4,
     "training": 5,
     "results": 5,
     "worker": 6,
