@@ -40,3 +40,8 @@ def apply(maps: Maps, control: spec.Control, groups: Groups, seed: int) -> Maps:
         flat = maps.reshape(len(maps), -1)
         return np.random.default_rng(seed).permuted(flat, axis=1).reshape(maps.shape)
     return np.zeros_like(maps) if control == "dim" else maps
+
+
+def to_unit(maps: Maps) -> NDArray[np.float32]:
+    """Stored maps (N, H, W) as float32 in [0, 1]."""
+    return maps.astype(np.float32) / np.float32(255 if maps.dtype == np.uint8 else 1)

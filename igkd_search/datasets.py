@@ -21,6 +21,7 @@ from igkd_search import (
     decoding,
     downloads,
     image_folder,
+    shards,
     sources,
     spec,
     splits,
@@ -212,14 +213,14 @@ def _decoded(files: image_folder.Files, part: str, place: Place) -> Pixels:
         try:
             with console.stage("images", len(files.names), "images") as stage:
                 decode = image_folder.decoder(files, size, stage.advance)
-                vault.fill(folder, "images", shape, np.uint8, _SHARD, decode, stage.advance)
+                shards.fill(folder, "images", shape, np.uint8, _SHARD, decode, stage.advance)
         except DataError:
             for left in folder.iterdir():  # mended files are another entry: nothing continues this
                 left.unlink()
             raise
 
     entry = vault.Vault(place.cache).entry("images", inputs, build)
-    images: Pixels = vault.read_array(entry, "images")
+    images: Pixels = shards.read_array(entry, "images")
     return images
 
 

@@ -11,7 +11,7 @@
 A message says where, what was found, what is allowed and what to type.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 Cause = Literal["diverged", "out_of_memory", "bug"]
 
@@ -34,6 +34,15 @@ class MaterialError(IgkdError):
 
 class StorageError(IgkdError):
     """The home folder or the database cannot be reached, read or written."""
+
+    @classmethod
+    def of_writing(cls, place: object, error: OSError) -> Self:
+        """For a place that cannot be written: the system's reason, and how to go on."""
+        return cls(
+            f"{place}: cannot be written ({error.strerror or error}); make room or get permission "
+            "there and type the command again (what is finished is kept), or choose another folder "
+            "(--home, IGKD_HOME or -o)"
+        )
 
 
 class LeaseLost(StorageError):

@@ -29,6 +29,7 @@ from igkd_search import (
     models,
     spec,
     training,
+    users,
     vault,
 )
 from igkd_search.errors import StorageError, StudyError
@@ -150,9 +151,11 @@ def _count_duplicates(data: datasets.Dataset, test: datasets.Part) -> int:
 
 def _bench(exported: spec.Exported, folder: Path, home: Path) -> _Bench:
     device = fitting.default_device()
-    shared = materials.prepare(exported, home, device)
-    _warn_of_other_data(exported.provenance.fingerprints, shared.fingerprints)
-    stock = training.Stock.of(shared, exported, device)
+    # no study of this storage may name these entries
+    with users.using(home / "vault"):
+        shared = materials.prepare(exported, home, device)
+        _warn_of_other_data(exported.provenance.fingerprints, shared.fingerprints)
+        stock = training.Stock.of(shared, exported, device)
     rows = torch.arange(len(shared.data.labels), device=device)
     return _Bench(exported, shared, stock, rows, folder)
 

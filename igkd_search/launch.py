@@ -15,6 +15,7 @@ from igkd_search import (
     registry,
     spec,
     training,
+    users,
     worker,
 )
 from igkd_search.errors import StudyError
@@ -71,6 +72,18 @@ def prepare(
     StudyError when the question or the materials are others than when the study began. The study is
     written after its materials, so that a file whose teacher fails can still be changed.
     """
+    # until the study names its entries in the database, nobody may prune them
+    with users.using(home / "vault"):
+        return _prepare(base, study, home, trials, data)
+
+
+def _prepare(
+    base: database.Database,
+    study: spec.Study,
+    home: Path,
+    trials: int | None,
+    data: datasets.Dataset | None,
+) -> materials.Materials:
     registry.check_question(base, study)
     before = base.read_study(study.name)
     facts = {} if before is None else before.facts
@@ -85,7 +98,16 @@ def prepare(
         teacher_file = str(shared.teacher.weights.relative_to(home))
     # law 11: the figure of an architecture is measured once and kept, whatever this host measures
     kept: dict[str, Any] = {name: facts[name] for name in ("latency", "machine") if name in facts}
-    found: dict[str, Any] = {**shared.facts(), **kept, "teacher_file": teacher_file}
+    # what another host found, or an earlier preparation, stays named
+    registered = base.read_study(study.name)
+    assert registered is not None
+    entries = sorted({*registered.facts.get("entries", []), *shared.entries})
+    found: dict[str, Any] = {
+        **shared.facts(),
+        **kept,
+        "teacher_file": teacher_file,
+        "entries": entries,
+    }
     base.update_facts(study.name, **found)
     if "latency" not in kept:
         return shared

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from igkd_search import augment, console, datasets, fitting, memory, vault
+from igkd_search import augment, console, datasets, fitting, memory, shards, vault
 from igkd_search.errors import MaterialError
 
 _VERSION = 3  # raise when the same inputs would give other numbers
@@ -75,10 +75,10 @@ def obtain(
         _fill(folder, data, network, reader, chosen)
 
     def check(folder: Path) -> None:
-        verify(vault.read_array(folder, "logits"), network, reader, chosen)
+        verify(shards.read_array(folder, "logits"), network, reader, chosen)
 
     folder = store.entry("targets", inputs, build, check)
-    return LogitsBank(vault.read_array(folder, "logits"), vault.digest(inputs))
+    return LogitsBank(shards.read_array(folder, "logits"), vault.digest(inputs))
 
 
 def _fill(
@@ -109,7 +109,7 @@ def _fill(
 
     with console.stage("targets", count, "images") as stage:
         shape = (count, views, data.classes)
-        vault.fill(folder, "logits", shape, np.float16, shard, compute, stage.advance)
+        shards.fill(folder, "logits", shape, np.float16, shard, compute, stage.advance)
 
 
 def verify(

@@ -81,6 +81,8 @@ class Materials:
     """How the maps correlate with those of a 256-step path; see OverlayBank."""
     threads: int
     """torch's CPU threads, on which a record depends in its last bits (law 6)."""
+    entries: tuple[str, ...] = ()
+    """The vault's entries all this came from, "kind/digest": what must not be pruned."""
 
     def facts(self) -> dict[str, Any]:
         """What a study remembers of its materials, as plain JSON."""
@@ -174,6 +176,7 @@ def prepare(
         completeness_gap=overlays.completeness_gap,
         map_fidelity=overlays.fidelity,
         threads=threads,
+        entries=store.opened,
     )
 
 

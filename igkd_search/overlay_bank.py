@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from igkd_search import attribution, console, datasets, memory, spec, vault
+from igkd_search import attribution, console, datasets, memory, shards, spec, vault
 from igkd_search.controls import Maps
 from igkd_search.errors import MaterialError
 
@@ -79,7 +79,7 @@ def obtain(
             _ALIKE,
             options.steps,
         )
-    maps = vault.read_array(folder, "maps")
+    maps = shards.read_array(folder, "maps")
     return OverlayBank(maps, vault.digest(inputs), quality["fidelity"], quality["completeness_gap"])
 
 
@@ -119,7 +119,7 @@ class _Artist:
         shard = max(_SHARD_ROWS, self._batch.size // self._options.steps)
         dtype = np.uint8 if self._options.dtype == "uint8" else np.float16
         with console.stage("overlays", self._count, "images") as stage:
-            vault.fill(
+            shards.fill(
                 folder,
                 "maps",
                 (self._count, *self._shape),
@@ -129,13 +129,13 @@ class _Artist:
                 stage.advance,
             )
             stage.advance(0, "comparing with a finer path")
-            quality = self._quality(vault.read_array(folder, "maps"))
+            quality = self._quality(shards.read_array(folder, "maps"))
         vault.write_whole(folder / "quality.json", json.dumps(quality).encode())
 
     def check(self, folder: Path) -> None:
         """MaterialError unless sampled rows are what the teacher's attributions are now."""
         rows = datasets.sample_rows(self._count, _CHECKED)
-        verify(vault.read_array(folder, "maps")[rows], self.stored(rows), rows)
+        verify(shards.read_array(folder, "maps")[rows], self.stored(rows), rows)
 
     def _quality(self, maps: Maps) -> dict[str, Any]:
         """How the maps compare with those of a finer path, on as many rows as that may cost."""

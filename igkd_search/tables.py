@@ -1,13 +1,14 @@
 """What the commands print for people: summaries, statuses and trials as tables of plain values."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igkd_search import console
 
 if TYPE_CHECKING:
-    from igkd_search import results
+    from igkd_search import gallery, inventory, results
 
 
 def print_status(found: dict[str, Any]) -> None:
@@ -124,6 +125,80 @@ def print_final(result: dict[str, Any], output: Path) -> None:
     times = "once" if reads == 1 else f"{reads} times"
     pairs = {"student": str(output / "student.safetensors"), "result": str(output / "result.json")}
     console.print_pairs(f"test set: {result['test']['images']} images, read {times}", pairs)
+
+
+def print_materials(
+    found: "inventory.Inventory", removed: "Sequence[inventory.Entry] | None" = None
+) -> None:
+    """Print the entries of a vault, what --prune removed or could remove, and what is unknown."""
+    if removed is not None:
+        freed = _size(sum(entry.bytes for entry in removed))
+        lines = {f"{entry.kind}/{entry.digest}": _size(entry.bytes) for entry in removed}
+        console.print_pairs(
+            f"removed {_entries(len(removed))}, {freed} freed" if removed else "nothing to remove",
+            lines,
+        )
+    if not found.entries:
+        console.print_pairs(
+            f"no materials in {found.root}", {"build some": "igkd prepare STUDY, or igkd run STUDY"}
+        )
+        return
+    now = datetime.now(UTC)
+    rows = [
+        [
+            entry.kind,
+            entry.digest,
+            _size(entry.bytes),
+            _age((now - entry.created).total_seconds()),
+            ", ".join(entry.used_by),
+            entry.state,
+        ]
+        for entry in found.entries
+    ]
+    console.print_table("", ["kind", "digest", "size", "age", "used by", "state"], rows)
+    total = f"{_entries(len(rows))}, {_size(sum(entry.bytes for entry in found.entries))}"
+    pairs = {"total": f"{total} in {found.root}"}
+    if found.unaccounted:
+        pairs["not known"] = f"what is used by {', '.join(found.unaccounted)}; igkd prepare says"
+    elif unused := found.unused():
+        size = _size(sum(entry.bytes for entry in unused))
+        pairs["unused"] = f"{_entries(len(unused))}, {size}; igkd materials --prune removes them"
+    console.print_pairs("materials", pairs)
+
+
+def print_gallery(found: "gallery.Gallery", output: Path) -> None:
+    """Print where a gallery was written, and what its columns are."""
+    shown = zip(found.names, found.probabilities, strict=True)
+    console.print_pairs(
+        f"wrote {output}",
+        {
+            "teacher": f"{found.teacher_accuracy:.1%} on validation",
+            "classes": ", ".join(f"{name} {share:.1%}" for name, share in shown),
+            "trials see": f"the row '{found.seen}'",
+        },
+    )
+
+
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
+
+
+def _size(count: int) -> str:
+    """Bytes as people read them, in powers of 1000: 812 B, 9.1 MB, 162 MB."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}" if size < 9.95 and unit != "B" else f"{size:.0f} {unit}"
+
+
+def _age(seconds: float) -> str:
+    """A time span in its largest whole unit: 40 s, 3 min, 2 h, 5 d."""
+    for unit, span in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= span:
+            return f"{seconds // span:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def _milliseconds(stats: dict[str, Any]) -> str:

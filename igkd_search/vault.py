@@ -1,4 +1,4 @@
-"""Files on disk written whole or not at all: content-addressed, locked, checksummed, memory-mapped.
+"""Entries on disk, whole or not at all: addressed by their inputs, locked, checksummed.
 
 What all trials share (teacher, banks, latency table, ONNX files) is costly to make and read by many
 processes for days. So an entry is named by the digest of its inputs, made under a lock in a partial
@@ -19,24 +19,22 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import __version__
+from igkd_search import __version__, files
 from igkd_search.errors import MaterialError, StorageError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from filelock import BaseFileLock
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_TEMPORARY = ".{name}.{unique}.tmp"
 
 
 def digest(inputs: Mapping[str, Any]) -> str:
@@ -57,19 +55,10 @@ def write_whole(path: Path, data: bytes) -> None:
     The folder must exist: one that another process removed must not come back half. Raises
     StorageError (disk full, read-only, missing); the old content is kept then.
     """
-    temporary = path.with_name(_TEMPORARY.format(name=path.name, unique=uuid.uuid4().hex))
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
+        files.replace(path, data)
     except OSError as error:
-        raise _refused(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        raise StorageError.of_writing(path, error) from error
 
 
 class Vault:
@@ -81,6 +70,11 @@ class Vault:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._opened: set[Path] = set()
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """What was opened or built through this object, each as "kind/digest", in order."""
+        return tuple(sorted(f"{folder.parent.name}/{folder.name}" for folder in self._opened))
 
     def folder(self, kind: str, inputs: Mapping[str, Any]) -> Path:
         """Return where the entry of these inputs lies or would lie."""
@@ -124,6 +118,18 @@ class Vault:
         self._opened.add(folder)
         return folder
 
+    def remove(self, folder: Path) -> bool:
+        """Remove an entry, finished or partial; False when a process is building it just now.
+
+        `folder` is what lies in the vault. Raises StorageError when it cannot be removed.
+        """
+        with self._writing(), trying(folder) as free:
+            if free:
+                (folder / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(folder)
+                self._opened.discard(folder)
+        return free
+
     def _make(
         self,
         folder: Path,
@@ -131,7 +137,7 @@ class Vault:
         build: Callable[[Path], None],
         check: Callable[[Path], None] | None,
     ) -> None:
-        partial = folder.with_name(folder.name + ".partial")
+        partial = folder.with_name(folder.name + PARTIAL)
         with self._writing():
             _remove(folder)
             partial.mkdir(exist_ok=True)
@@ -150,16 +156,15 @@ class Vault:
         with self._writing():
             _seal(partial, inputs)
             os.rename(partial, folder)
-            _sync(folder.parent)
+            files.sync(folder.parent)
 
     @contextlib.contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
-        # Imported here: filelock draws in asyncio, which a look at the vault need not pay for.
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
         with self._writing():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder.with_name(folder.name + ".lock"))
+            lock = _lock_of(folder)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -178,91 +183,40 @@ class Vault:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"{self.root}: cannot be written ({error.strerror or error}); "
-            "free space there, or choose another folder with --home or IGKD_HOME"
-        )
+        return StorageError.of_writing(self.root, error)
 
 
-def read_array(folder: Path, name: str) -> "npt.NDArray[Any]":
-    """Return `<folder>/<name>.npy` memory-mapped, read-only; MaterialError if it is no array."""
-    import numpy as np
+@contextlib.contextmanager
+def trying(folder: Path) -> Iterator[bool]:
+    """Hold an entry's lock while the body runs, unless a process builds it: yields whether held."""
+    from filelock import Timeout
 
-    path = folder / f"{name}.npy"
+    lock = _lock_of(folder)
     try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise MaterialError(f"{path}: is not a readable npy array ({error})") from error
-    return array
-
-
-def fill(
-    folder: Path,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: "npt.DTypeLike",
-    shard_rows: int,
-    compute: Callable[[int, int], "npt.NDArray[Any]"],
-    advance: Callable[[int], None] = lambda rows: None,
-) -> None:
-    """Write `<name>.npy` of `shape` shard by shard, continuing where a killed process stopped.
-
-    `compute(start, stop)` returns rows start..stop, shape (stop - start, *shape[1:]), in a dtype
-    that fits without changing kind. `advance` hears the rows finished by each step, those found
-    first. `<name>.progress` counts the finished rows once their bytes are on the disk, so a kill
-    costs at most one shard. Raises StorageError when the disk is full.
-    """
-    import numpy as np
-
-    assert shard_rows > 0, shard_rows
-    path, progress = folder / f"{name}.npy", folder / f"{name}.progress"
-    array, done = _resume(path, progress, shape, np.dtype(dtype))
-    if done:
-        advance(done)
-    for start in range(done, shape[0], shard_rows):
-        stop = min(start + shard_rows, shape[0])
-        rows = compute(start, stop)
-        assert rows.shape == (stop - start, *shape[1:]), (rows.shape, start, stop)
-        np.copyto(array[start:stop], rows, casting="same_kind")
-        array.flush()
-        write_whole(progress, str(stop).encode())
-        advance(stop - start)
-    progress.unlink(missing_ok=True)
-
-
-def _resume(
-    path: Path, progress: Path, shape: tuple[int, ...], dtype: "np.dtype[Any]"
-) -> tuple["np.memmap[Any, Any]", int]:
-    """Open the array to be filled and tell how many rows are finished; a misfit starts anew."""
-    from numpy.lib.format import open_memmap
-
-    if path.exists():
-        # The array is finished, not begun, where no progress file lies beside it.
-        done = int(progress.read_bytes()) if progress.exists() else shape[0]
-        if done:
-            array = open_memmap(path, mode="r+")
-            if array.shape == shape and array.dtype == dtype:
-                return array, done
-    write_whole(progress, b"0")
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
     try:
-        array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        if hasattr(os, "posix_fallocate"):
-            # A full disk must be an error now, not a SIGBUS at a write into a mapped hole later.
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    except OSError as error:
-        raise _refused(path, error) from error
-    return array, 0
+        yield True
+    finally:
+        lock.release()
+
+
+def _lock_of(folder: Path) -> "BaseFileLock":
+    # Imported here: filelock draws in asyncio, which a look at the vault need not pay for.
+    from filelock import FileLock
+
+    return FileLock(folder.with_name(folder.name.removesuffix(PARTIAL) + ".lock"))
 
 
 def _seal(folder: Path, inputs: Mapping[str, Any]) -> None:
     """Bring every file to the disk and write the manifest that vouches for them."""
-    for litter in folder.rglob(_TEMPORARY.format(name="*", unique="*")):
-        litter.unlink()  # of a process killed within write_whole
+    files.remove_litter(folder)
     paths = [path for path in sorted(folder.rglob("*")) if path != folder / MANIFEST]
     for path in paths:
-        _sync(path)
-    files = {
+        files.sync(path)
+    recorded = {
         path.relative_to(folder).as_posix(): {
             "sha256": file_digest(path),
             "bytes": path.stat().st_size,
@@ -272,7 +226,7 @@ def _seal(folder: Path, inputs: Mapping[str, Any]) -> None:
     }
     manifest = {
         "inputs": inputs,
-        "files": files,
+        "files": recorded,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "igkd_search": __version__,
     }
@@ -302,12 +256,12 @@ def _mismatch(folder: Path, inputs: Mapping[str, Any]) -> str | None:
     """Name the first file that is not what the manifest vouches for."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        known, files = digest(manifest["inputs"]), dict(manifest["files"])
+        known, recorded = digest(manifest["inputs"]), dict(manifest["files"])
     except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} is damaged"
     if known != digest(inputs):
         return f"{MANIFEST} names other inputs"
-    for name, record in files.items():
+    for name, record in recorded.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -329,22 +283,3 @@ def _remove(folder: Path) -> None:
     # The manifest first: from then on the folder is no entry, even if a kill leaves the rest of it.
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems cannot sync a folder; a file must be synced everywhere.
-        if error.errno != errno.EINVAL or not path.is_dir():
-            raise
-    finally:
-        os.close(handle)
-
-
-def _refused(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"{path}: cannot be written ({error.strerror or error}); "
-        "free space there, or choose another folder (--home, IGKD_HOME or -o)"
-    )

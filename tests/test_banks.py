@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from igkd_search import logits_bank, overlay_bank, vault
+from igkd_search import logits_bank, overlay_bank, shards
 from igkd_search.errors import MaterialError
 from igkd_search.vault import Vault
 from tests import tiny
@@ -58,14 +58,14 @@ def test_a_permuted_bank_fails_the_build_and_nothing_is_kept(
     name: str,
     permute: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> None:
-    fill = vault.fill
+    fill = shards.fill
 
     def permuted(folder: Path, name: str, *arguments: Any) -> None:
         fill(folder, name, *arguments)
         path = folder / f"{name}.npy"
         np.save(path, permute(np.load(path)))
 
-    monkeypatch.setattr(vault, "fill", permuted)
+    monkeypatch.setattr(shards, "fill", permuted)
     with pytest.raises(MaterialError, match="it is not about these images"):
         bank(made)(Vault(tmp_path))
     assert [path.suffix for path in (tmp_path / kind).iterdir()] == [".lock"]
@@ -81,7 +81,7 @@ def test_a_bank_permuted_after_it_was_built_is_found_when_it_is_opened(
     name: str,
 ) -> None:
     # permuted before it was sealed, as an older version with a fault would: checksums hold
-    fill, folder = vault.fill, tmp_path / "a"
+    fill, folder = shards.fill, tmp_path / "a"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logits_bank, "verify", lambda *arguments: None)
         patch.setattr(overlay_bank, "verify", lambda *arguments: None)
@@ -90,7 +90,7 @@ def test_a_bank_permuted_after_it_was_built_is_found_when_it_is_opened(
             fill(folder, name, *arguments)
             np.save(folder / f"{name}.npy", roll(np.load(folder / f"{name}.npy")))
 
-        patch.setattr(vault, "fill", permuted)
+        patch.setattr(shards, "fill", permuted)
         wrong = bank(made)(Vault(folder))
     expected = getattr(made, name)
     assert not np.array_equal(wrong, expected)
@@ -133,7 +133,7 @@ def test_a_killed_build_goes_on_at_its_last_shard(
     monkeypatch.setattr(overlay_bank, "_SHARD_ROWS", 10)
     monkeypatch.setattr(overlay_bank, "_FASTEST_PIXELS", {"cpu": 10 * OPTIONS.steps * tiny.SIZE**2})
     expected = bank(made)(Vault(tmp_path / "whole"))
-    fill, computed, deaths = vault.fill, list[int](), list[str]()
+    fill, computed, deaths = shards.fill, list[int](), list[str]()
 
     def watched(
         folder: Path, name: str, shape: Any, dtype: Any, rows: int, compute: Any, advance: Any
@@ -151,7 +151,7 @@ def test_a_killed_build_goes_on_at_its_last_shard(
 
         fill(folder, name, shape, dtype, rows, noted, killing)
 
-    monkeypatch.setattr(vault, "fill", watched)
+    monkeypatch.setattr(shards, "fill", watched)
     with pytest.raises(KeyboardInterrupt):
         bank(made)(Vault(tmp_path / "killed"))
     assert computed == list(range(20))
@@ -171,7 +171,7 @@ def test_a_bank_is_computed_once(
     def refuse(*arguments: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(vault, "fill", refuse)
+    monkeypatch.setattr(shards, "fill", refuse)
     np.testing.assert_array_equal(bank(made)(Vault(made.store.root)), getattr(made, name))
 
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from igkd_search import (
     __version__,
     cli,
+    command_options,
     console,
     launch,
     materials,
@@ -34,6 +35,7 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {"run", "prepare", "status", "trials", "best", "export", "train"}
+COMMANDS |= {"materials", "overlays"}
 
 
 class Igkd(Protocol):
@@ -121,6 +123,9 @@ def test_the_version_is_printed(igkd: Igkd) -> None:
         ["run", "digits", "--trials", "many"],
         ["best", "digits", "-f", "xml"],
         ["export", "digits"],
+        ["overlays", "digits"],
+        ["materials", "digits"],
+        ["materials", "-f", "xml"],
         ["train", "best.toml"],
         ["train", "best.toml", "-o", "final", "--seeds", "0"],
     ],
@@ -317,7 +322,7 @@ def test_a_source_without_a_folder_stays_where_it_is(
 ) -> None:
     # IGKD_DATA may be set for another study, so it is said and not refused
     study = registry.find("digits")
-    assert cli._located(study, tmp_path) is study
+    assert command_options.located(study, tmp_path) is study
     assert "--data is not used: source = 'digits' has no folder" in caplog.text
 
 
@@ -325,7 +330,7 @@ def test_a_source_without_a_folder_stays_where_it_is(
 def test_arrays_and_image_folders_can_be_moved(tmp_path: Path, source: Any) -> None:
     data = spec.Data(source=source, path="elsewhere")
     study = registry.find("digits").model_copy(update={"data": data})
-    assert cli._located(study, tmp_path / "here").data.path == str(tmp_path / "here")
+    assert command_options.located(study, tmp_path / "here").data.path == str(tmp_path / "here")
 
 
 def test_debug_shows_where_an_error_comes_from(igkd: Igkd) -> None:
@@ -433,6 +438,95 @@ def test_a_file_that_was_not_exported_is_refused_by_train(
     before = snapshot(tmp_path)
     found = error_of(igkd("train", "study.toml", "-o", "final"))
     assert "provenance: missing" in found
+    assert snapshot(tmp_path) == before
+
+
+def test_materials_are_listed_with_the_study_that_uses_them(igkd: Igkd, searched: Path) -> None:
+    before = snapshot(searched)
+    found = json.loads(igkd("materials", "-f", "json", "--home", searched).stdout)
+    kinds = {entry["kind"] for entry in found["entries"]}
+    assert kinds == {"teacher", "overlays", "targets", "latency", "onnx"}
+    table = igkd("materials", "--home", searched).stdout
+    for entry in found["entries"]:
+        assert entry["digest"] in table
+        assert entry["used_by"] == ([] if entry["kind"] == "onnx" else ["tiny"])
+    assert found["bytes"] == sum(entry["bytes"] for entry in found["entries"]) > 0
+    assert "removed" not in found and found["unaccounted"] == []
+    assert snapshot(searched) == before
+
+
+def test_prune_removes_what_no_study_names_and_the_search_goes_on(
+    igkd: Igkd, arrays: Path, searched: Path, tmp_path: Path
+) -> None:
+    home = Path(shutil.copytree(searched, tmp_path / "home"))
+    shutil.copytree(
+        next(home.glob("vault/teacher/*/")), home / "vault" / "teacher" / "0123456789abcdef"
+    )
+    found = json.loads(igkd("materials", "--prune", "-f", "json", "--home", home).stdout)
+    assert {"teacher/0123456789abcdef"} <= {
+        f"{entry['kind']}/{entry['digest']}" for entry in found["removed"]
+    }
+    assert {entry["kind"] for entry in found["removed"]} == {"teacher", "onnx"}
+    assert {entry["kind"] for entry in found["entries"]} == {
+        "teacher",
+        "overlays",
+        "targets",
+        "latency",
+    }
+    assert "nothing to remove" in igkd("materials", "--prune", "--home", home).stdout
+    study = tiny.write_study(tmp_path / "study.toml", arrays)
+    result = igkd("run", study, "--trials", 3, "--home", home, "-f", "json")
+    assert json.loads(result.stdout)["trials"]["complete"] == 3
+
+
+@pytest.mark.parametrize("options", [[], ["--prune"]])
+def test_a_home_without_materials_is_said_and_left_alone(
+    igkd: Igkd, tmp_path: Path, options: list[str]
+) -> None:
+    assert "no materials in home/vault" in igkd("materials", *options, "--home", "home").stdout
+    found = json.loads(igkd("materials", *options, "-f", "json", "--home", "home").stdout)
+    assert (found["entries"], found["bytes"]) == ([], 0)
+    assert snapshot(tmp_path) == {}
+
+
+def test_prune_without_a_database_removes_nothing(
+    igkd: Igkd, searched: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(searched / "vault", home / "vault")
+    before = snapshot(home)
+    assert "name the database with --storage" in error_of(
+        igkd("materials", "--prune", "--home", home)
+    )
+    assert snapshot(home) == before
+
+
+def test_a_gallery_is_drawn_of_what_was_prepared(
+    igkd: Igkd, arrays: Path, searched: Path, tmp_path: Path
+) -> None:
+    study = tiny.write_study(tmp_path / "study.toml", arrays)
+    result = igkd("overlays", study, "-o", "out/overlays.png", "--home", searched)
+    assert result.exit_code == 0, result.output
+    assert "wrote out/overlays.png" in result.stdout
+    assert (tmp_path / "out" / "overlays.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "overlays.gif"], "end the name in .pdf, .png, .svg"),
+        (["-o", "overlays"], "end the name in .pdf, .png, .svg"),
+        (["-o", "a.png", "--classes", "0,cat"], "unknown are cat; allowed are 1 to 10 of 0, 1, 2"),
+        (["-o", "a.png", "--classes", ","], "0 given; allowed are 1 to 10"),
+    ],
+    ids=" ".join,
+)
+def test_a_gallery_that_cannot_be_drawn_is_one_error_and_writes_nothing(
+    igkd: Igkd, arrays: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    tiny.write_study(tmp_path / "study.toml", arrays)
+    before = snapshot(tmp_path)
+    assert message in error_of(igkd("overlays", "study.toml", *options, "--home", "home"))
     assert snapshot(tmp_path) == before
 
 

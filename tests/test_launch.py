@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from igkd_search import (
     database,
     fitting,
+    inventory,
     launch,
     materials,
     registry,
@@ -22,7 +23,8 @@ from igkd_search import (
     spec,
     training,
 )
-from igkd_search.errors import DataError, MaterialError, StudyError
+from igkd_search.errors import DataError, MaterialError, StorageError, StudyError
+from igkd_search.vault import Vault
 from tests import tiny
 
 
@@ -76,6 +78,42 @@ def test_the_study_remembers_what_its_materials_are(
     kept = mine / facts["teacher_file"]
     assert not Path(facts["teacher_file"]).is_absolute(), "the home may be moved"
     assert kept.read_bytes() == shared.teacher.weights.read_bytes()
+
+
+def test_the_study_names_the_entries_that_its_materials_came_from(
+    base: database.Database, study: spec.Study, mine: Path
+) -> None:
+    named = facts_of(base)["entries"]
+    assert {name.partition("/")[0] for name in named} == {
+        "teacher",
+        "overlays",
+        "targets",
+        "latency",
+    }
+    assert all((mine / "vault" / name / "manifest.json").is_file() for name in named)
+    # what another host has written down stays
+    base.update_facts("tiny", entries=["latency/0123456789abcdef"])
+    launch.prepare(base, study, mine)
+    assert facts_of(base)["entries"] == sorted([*named, "latency/0123456789abcdef"])
+
+
+def test_nobody_prunes_between_the_first_entry_and_the_registration(
+    study: spec.Study, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = database.connect(f"sqlite:///{mine / 'fresh.db'}")
+    register, refused = registry.register, list[str]()
+
+    def pruned_before(*arguments: Any) -> None:
+        with pytest.raises(StorageError, match="a process is preparing") as caught:
+            inventory.prune(Vault(mine / "vault"), base)
+        refused.append(str(caught.value))
+        register(*arguments)
+
+    monkeypatch.setattr(registry, "register", pruned_before)
+    launch.prepare(base, study, mine)
+    assert len(refused) == 1
+    assert {entry.kind for entry in inventory.prune(Vault(mine / "vault"), base)} == {"onnx"}
+    base.close()
 
 
 def test_each_trial_carries_the_one_figure_of_its_architecture(

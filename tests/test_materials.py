@@ -56,6 +56,18 @@ def test_every_row_of_the_training_part_has_targets_and_a_map(shared: materials.
     assert len(shared.data.fit_rows) + len(shared.data.validation_rows) == tiny.TRAIN
 
 
+def test_materials_name_the_entries_they_came_from(
+    study: spec.Study, home: Path, shared: materials.Materials
+) -> None:
+    built = {path.parent.relative_to(home / "vault") for path in home.glob("vault/*/*/*.json")}
+    assert set(shared.entries) <= {str(path) for path in built}
+    kinds = [name.partition("/")[0] for name in shared.entries]
+    assert kinds == ["latency", "onnx", "onnx", "overlays", "targets", "teacher"]
+    # the times were found, so the files that they were taken with were not opened
+    again = materials.prepare(study, home, CPU).entries
+    assert again == tuple(name for name in shared.entries if not name.startswith("onnx"))
+
+
 def test_facts_are_plain_json(shared: materials.Materials) -> None:
     facts = shared.facts()
     assert json.loads(json.dumps(facts)) == facts

@@ -1,11 +1,12 @@
 """What people read: the winner beside the teacher, what was spent, and what failed."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from igkd_search import console, results, tables
+from igkd_search import console, inventory, results, tables
 
 COST = {
     "parameters": 400,
@@ -105,3 +106,71 @@ def test_the_final_table_says_how_often_the_test_set_was_read(
     out = capsys.readouterr().out
     assert "360 images, read 2 times" in out
     assert "97.5 +- 1.0%" in out and "99.0%" in out and "3 seeds" in out
+
+
+def entry(kind: str, size: int, *used_by: str, state: inventory.State = "finished") -> Any:
+    age = timedelta(hours=2, minutes=30)
+    created, path = datetime.now(UTC) - age, Path("vault") / kind / "0123456789abcdef"
+    return inventory.Entry(path, kind, path.name, size, created, {}, state, used_by)
+
+
+def test_materials_show_size_age_and_who_uses_them(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = (
+        entry("targets", 162_000_000, "digits", "second"),
+        entry("teacher", 9_100_000),
+        entry("teacher", 30, state="building"),
+    )
+    tables.print_materials(inventory.Inventory(Path("vault"), entries, ()))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "targets 0123456789abcdef 162 MB 2 h digits, second finished" in lines
+    assert "teacher 0123456789abcdef 9.1 MB 2 h finished" in lines
+    assert "total 3 entries, 171 MB in vault" in lines
+    # not what is being built
+    assert "unused 1 entry, 9.1 MB; igkd materials --prune removes them" in lines
+
+
+def test_what_was_pruned_is_told_with_what_it_freed(capsys: pytest.CaptureFixture[str]) -> None:
+    left = inventory.Inventory(Path("vault"), (entry("teacher", 5, "digits"),), ())
+    tables.print_materials(left, [entry("targets", 162_000_000), entry("onnx", 2_000_000)])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:3] == [
+        "removed 2 entries, 164 MB freed",
+        "targets/0123456789abcdef 162 MB",
+        "onnx/0123456789abcdef 2.0 MB",
+    ]
+    tables.print_materials(left, [])
+    out = capsys.readouterr().out
+    assert "nothing to remove" in out and "unused" not in out
+
+
+def test_a_study_that_does_not_say_what_it_uses_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.print_materials(inventory.Inventory(Path("vault"), (entry("teacher", 5),), ("old",)))
+    out = capsys.readouterr().out
+    assert "what is used by old; igkd prepare says" in out and "--prune" not in out
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (9_949, "9.9 kB"),
+        (9_951, "10 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (162_000_000, "162 MB"),
+        (5_300_000_000_000, "5.3 TB"),
+        (5_300_000_000_000_000, "5300 TB"),
+    ],
+)
+def test_sizes_are_short(count: int, text: str) -> None:
+    assert tables._size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0 s"), (59.4, "59 s"), (60, "1 min"), (7199, "1 h"), (86399, "23 h"), (432000, "5 d")],
+)
+def test_ages_are_in_their_largest_whole_unit(seconds: float, text: str) -> None:
+    assert tables._age(seconds) == text

@@ -2,21 +2,16 @@
 
 import errno
 import hashlib
-import itertools
 import json
 import logging
 import os
 import selectors
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,18 +20,9 @@ import igkd_search
 from igkd_search import vault
 from igkd_search.errors import MaterialError, StorageError
 from igkd_search.vault import Vault
+from tests.children import child
 
 INPUTS = {"data": "digits", "steps": 20}
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(igkd_search.__file__).parents[1])}
-
-
-def child(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Start a Python process on `code`, with pipes for all three streams."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT
-    )
 
 
 def writes(content: str) -> Callable[[Path], None]:
@@ -305,6 +291,7 @@ RACER = """
 import logging, sys
 from pathlib import Path
 from igkd_search.vault import Vault
+from tests.children import child
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
 def build(folder):
     print("building", flush=True)
@@ -352,119 +339,64 @@ def test_the_next_process_takes_over_from_a_killed_one(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
 
 
-# --- arrays
-
-SHAPE, SHARD = (10, 3), 4
-EXPECTED = np.arange(30, dtype=np.float16).reshape(SHAPE)
+# --- what was opened, and removing
 
 
-def rows_of(log: list[int]) -> Callable[[int, int], npt.NDArray[Any]]:
-    def compute(start: int, stop: int) -> npt.NDArray[Any]:
-        log.extend(range(start, stop))
-        return EXPECTED[start:stop]
-
-    return compute
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import numpy as np
-from igkd_search import vault
-expected = np.arange(30, dtype=np.float16).reshape(10, 3)
-def compute(start, stop):
-    if start <= int(sys.argv[2]) < stop:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return expected[start:stop]
-vault.fill(Path(sys.argv[1]), "logits", (10, 3), np.float16, 4, compute)
-"""
-
-
-@pytest.mark.parametrize(("row", "kept"), [(0, 0), (6, 4), (9, 8)])
-def test_a_killed_fill_continues_at_its_first_unfinished_row(
-    tmp_path: Path, row: int, kept: int
-) -> None:
-    with child(KILLED, tmp_path, row) as process:
-        assert process.wait() == -signal.SIGKILL
-    computed: list[int] = []
-    heard: list[int] = []
-    vault.fill(tmp_path, "logits", SHAPE, np.float16, SHARD, rows_of(computed), heard.append)
-    assert computed == list(range(kept, 10))
-    assert sum(heard) == 10
-    np.testing.assert_array_equal(vault.read_array(tmp_path, "logits"), EXPECTED)
-    assert names(tmp_path) == ["logits.npy"]
-
-
-def test_a_finished_array_is_not_filled_again(tmp_path: Path) -> None:
-    computed: list[int] = []
-    heard: list[int] = []
+def test_a_vault_remembers_what_was_opened_through_it(tmp_path: Path) -> None:
+    first = Vault(tmp_path)
+    assert first.opened == ()
+    built = [first.entry(kind, INPUTS, writes(kind)) for kind in ("teacher", "bank")]
+    named = tuple(sorted(f"{folder.parent.name}/{folder.name}" for folder in built))
+    assert first.opened == named
+    second = Vault(tmp_path)
     for _ in range(2):
-        vault.fill(tmp_path, "logits", SHAPE, np.float16, SHARD, rows_of(computed), heard.append)
-    assert computed == list(range(10))
-    assert heard == [4, 4, 2, 10]
+        second.entry("bank", INPUTS, unwanted)
+    assert second.contains("teacher", INPUTS)
+    assert second.opened == (f"bank/{vault.digest(INPUTS)[:16]}",)
+    with pytest.raises(RuntimeError):
+        second.entry("targets", INPUTS, fails)
+    assert len(second.opened) == 1
 
 
-@pytest.mark.parametrize("cause", ["dtype", "shape"])
-def test_an_array_of_another_form_is_filled_anew(tmp_path: Path, cause: str) -> None:
-    shape, dtype = ((20, 3), np.float16) if cause == "shape" else (SHAPE, np.float32)
-    vault.fill(tmp_path, "logits", shape, dtype, 20, lambda a, b: np.ones((b - a, 3), dtype))
-    vault.fill(tmp_path, "logits", SHAPE, np.float16, SHARD, rows_of([]))
-    np.testing.assert_array_equal(vault.read_array(tmp_path, "logits"), EXPECTED)
+def fails(folder: Path) -> None:
+    raise RuntimeError("killed")
 
 
-def test_rows_of_another_kind_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="Cannot cast"):
-        vault.fill(tmp_path, "maps", SHAPE, np.uint8, SHARD, rows_of([]))
+def test_a_removed_entry_is_gone_and_built_again(tmp_path: Path) -> None:
+    shelf = Vault(tmp_path)
+    folder = shelf.entry("bank", INPUTS, writes("one"))
+    assert shelf.remove(folder)
+    assert not folder.exists() and shelf.opened == ()
+    assert (shelf.entry("bank", INPUTS, writes("two")) / "a.txt").read_text() == "two"
 
 
-def test_a_disk_too_small_for_the_array_is_an_error_at_once(
+def test_a_removal_that_is_interrupted_leaves_no_entry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StorageError, match="No space left"):
-        vault.fill(tmp_path, "logits", SHAPE, np.float16, SHARD, rows_of([]))
-
-
-def test_arrays_are_mapped_and_read_only(tmp_path: Path) -> None:
-    np.save(tmp_path / "logits.npy", EXPECTED)
-    array = vault.read_array(tmp_path, "logits")
-    assert isinstance(array, np.memmap)
-    with pytest.raises(ValueError, match="read-only"):
-        array[0, 0] = 1
-
-
-def test_only_plain_arrays_are_read(tmp_path: Path) -> None:
-    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
-    for name in ("objects", "broken", "absent"):
-        with pytest.raises(MaterialError, match=name):
-            vault.read_array(tmp_path, name)
-
-
-def test_a_bank_killed_at_every_shard_is_finished_by_the_vault(tmp_path: Path) -> None:
-    computed: list[int] = []
-    deaths = itertools.count()
-
-    def build(folder: Path) -> None:
-        def compute(start: int, stop: int) -> npt.NDArray[Any]:
-            if next(deaths) % 2:
-                raise RuntimeError("killed")
-            return rows_of(computed)(start, stop)
-
-        vault.fill(folder, "logits", SHAPE, np.float16, SHARD, compute)
-
     shelf = Vault(tmp_path)
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="killed"):
-            shelf.entry("bank", INPUTS, build)
-    folder = shelf.entry("bank", INPUTS, build)
-    assert computed == list(range(10))
-    np.testing.assert_array_equal(vault.read_array(folder, "logits"), EXPECTED)
-    shutil.rmtree(folder)
+    folder = shelf.entry("bank", INPUTS, writes("one"))
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(StorageError, match="Permission denied"):
+            shelf.remove(folder)
     assert not shelf.contains("bank", INPUTS)
+    assert (shelf.entry("bank", INPUTS, writes("two")) / "a.txt").read_text() == "two"
+
+
+def test_what_is_being_built_is_not_removed(tmp_path: Path) -> None:
+    shelf = Vault(tmp_path)
+    with child(RACER, tmp_path) as builder:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "building\n"
+        (partial,) = tmp_path.rglob("*.partial")
+        assert not shelf.remove(partial)
+        assert partial.is_dir()
+        builder.communicate("\n")
+    assert shelf.remove(shelf.folder("bank", {"steps": 20}))
 
 
 def test_the_vault_is_light() -> None:

@@ -1,0 +1,49 @@
+"""Bytes on disk: a file replaced whole or not at all, and brought to the disk before it counts.
+
+Plain OSErrors come out of here; `vault` and `shards` say them in the user's words.
+"""
+
+import contextlib
+import errno
+import os
+import uuid
+from pathlib import Path
+
+_TEMPORARY = ".{name}.{unique}.tmp"
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a reader, or a power cut, sees the old or the new whole.
+
+    The folder must exist. OSError when the disk is full and so on; the old content is kept then.
+    """
+    temporary = path.with_name(_TEMPORARY.format(name=path.name, unique=uuid.uuid4().hex))
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until what was written to a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; a file must be synced everywhere.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_litter(folder: Path) -> None:
+    """Remove what processes that were killed within `replace` left below a folder."""
+    for litter in folder.rglob(_TEMPORARY.format(name="*", unique="*")):
+        litter.unlink()
