@@ -57,6 +57,8 @@ class Dataset:
     sd: NDArray[np.float32]
     class_names: tuple[str, ...]
     """What people call each class; the numbers themselves where the source has no names."""
+    entries: tuple[str, ...] = ()
+    """The vault's entries that the images were read from, "kind/digest"."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -65,19 +67,20 @@ class Dataset:
         return channels, height, width
 
 
-def check(data: spec.Data, cache: Path) -> None:
+def check(data: spec.Data, home: Path) -> None:
     """DataError for what is wrong with the labels of a source in `CACHED`; writes nothing."""
-    source, place = SOURCES[data.source], _place(data, cache)
+    source, place = SOURCES[data.source], _place(data, home, _store(home))
     if source.labels is not None:
         _rows(source.labels(place), data, len(source.class_names(place)))
 
 
-def load(data: spec.Data, cache: Path) -> Dataset:
-    """The training part, split; downloads and decoded images go to `cache`.
+def load(data: spec.Data, home: Path) -> Dataset:
+    """The training part, split; downloads go to `home`/data, decoded images to `home`/vault.
 
     DataError when it is missing, misshapen or mislabelled. The test part is not opened.
     """
-    source, place = SOURCES[data.source], _place(data, cache)
+    store = _store(home)
+    source, place = SOURCES[data.source], _place(data, home, store)
     images, labels = source.training(place)
     source.check_test(place)
     names = source.class_names(place)
@@ -96,12 +99,13 @@ def load(data: spec.Data, cache: Path) -> Dataset:
         mean=mean,
         sd=sd,
         class_names=names or tuple(map(str, range(classes))),
+        entries=store.opened,
     )
 
 
-def load_test(data: spec.Data, cache: Path, classes: int) -> Part:
+def load_test(data: spec.Data, home: Path, classes: int) -> Part:
     """The test part: images uint8 (N, 3, H, W), labels int64 (N,). Read once a finished model."""
-    images, labels = SOURCES[data.source].test(_place(data, cache))
+    images, labels = SOURCES[data.source].test(_place(data, home, _store(home)))
     splits.check_labels(labels, classes, "test labels")
     log.info("test set opened: %d images", len(images))
     return images, labels
@@ -118,8 +122,12 @@ def count_duplicates(training: Pixels, test: Pixels) -> int:
     return sum(hashlib.sha256(image.tobytes()).digest() in known for image in test)
 
 
-def _place(data: spec.Data, cache: Path) -> Place:
-    return Place(data.path, cache, data.image_size or spec.IMAGE_SIZE)
+def _store(home: Path) -> vault.Vault:
+    return vault.Vault(home / "vault")
+
+
+def _place(data: spec.Data, home: Path, store: vault.Vault) -> Place:
+    return Place(data.path, home / "data", store, data.image_size or spec.IMAGE_SIZE)
 
 
 def _rows(
@@ -204,7 +212,7 @@ def _path(place: Place) -> str:
 
 
 def _decoded(files: image_folder.Files, part: str, place: Place) -> Pixels:
-    """The images of a part, memory-mapped; decoded unless the cache holds them already."""
+    """The images of a part, memory-mapped; decoded unless the vault holds them already."""
     size = place.image_size
     inputs = {"files": files.digest(), "part": part, "image_size": size, **decoding.RECIPE}
 
@@ -219,8 +227,7 @@ def _decoded(files: image_folder.Files, part: str, place: Place) -> Pixels:
                 left.unlink()
             raise
 
-    entry = vault.Vault(place.cache).entry("images", inputs, build)
-    images: Pixels = shards.read_array(entry, "images")
+    images: Pixels = shards.read_array(place.store.entry("images", inputs, build), "images")
     return images
 
 
@@ -228,7 +235,7 @@ DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
 """The sources that come over the network the first time."""
 
 CACHED = (*DOWNLOADED, "folder")
-"""The sources that write into the cache the first time."""
+"""The sources that write into the home folder the first time."""
 
 SOURCES: dict[str, Source] = {
     "arrays": Source(

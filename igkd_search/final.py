@@ -64,7 +64,7 @@ def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> 
     students = [_train_seed(bench, index, seeds) for index in range(seeds)]
     # only now, with every model finished, is the test set opened, and the reading counted
     data, reads = bench.shared.data, _count_read(folder)
-    test = datasets.load_test(exported.data, home / "data", data.classes)
+    test = datasets.load_test(exported.data, home, data.classes)
     duplicates = _count_duplicates(data, test)
     images, labels = _normalised(test, bench.stock.reader)
     accuracies = [fitting.evaluate(student, images, labels)[0] for student in students]
@@ -110,7 +110,7 @@ def _finished(folder: Path, asked: str, data: spec.Data, home: Path) -> dict[str
         raise StudyError(
             f"{path}: not a result of 'igkd train' ({error!r}); give an empty folder with -o"
         ) from error
-    same_data = known == datasets.load(data, home / "data").fingerprint
+    same_data = known == datasets.load(data, home).fingerprint
     if trained != asked or not same_data:
         what = "configuration or number of seeds" if same_data else "data set"
         raise StudyError(

@@ -84,7 +84,7 @@ def check(study: spec.Study, output: Path, home: Path) -> datasets.Dataset:
     figures.check_format(output)
     fitting.default_device()
     teacher.check(study.teacher)
-    return datasets.load(study.data, home / "data")
+    return datasets.load(study.data, home)
 
 
 def draw(

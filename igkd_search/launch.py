@@ -30,9 +30,9 @@ def check(study: spec.Study, home: Path) -> datasets.Dataset | None:
     fitting.default_device()
     materials.check(study)
     if study.data.source in datasets.CACHED:
-        datasets.check(study.data, home / "data")
+        datasets.check(study.data, home)
         return None
-    return datasets.load(study.data, home / "data")
+    return datasets.load(study.data, home)
 
 
 def search(
@@ -88,7 +88,7 @@ def _prepare(
     before = base.read_study(study.name)
     facts = {} if before is None else before.facts
     known = facts.get("fingerprints", {})
-    data = data if data is not None else datasets.load(study.data, home / "data")
+    data = data if data is not None else datasets.load(study.data, home)
     _check_same(study.name, known, {"data": data.fingerprint})
     shared = materials.prepare(_as_begun(study, facts), home, fitting.default_device(), data)
     _check_same(study.name, known, {"teacher": shared.fingerprints["teacher"]})

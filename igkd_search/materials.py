@@ -145,7 +145,7 @@ def prepare(
     StudyError, DataError or MaterialError say what is wrong; finished parts are kept.
     """
     check(study)
-    data = data if data is not None else datasets.load(study.data, home / "data")
+    data = data if data is not None else datasets.load(study.data, home)
     threads = fitting.use_threads(data.image_shape)
     store = vault.Vault(home / "vault")
     master = teacher.obtain(study.teacher, data, store, device)
@@ -176,7 +176,7 @@ def prepare(
         completeness_gap=overlays.completeness_gap,
         map_fidelity=overlays.fidelity,
         threads=threads,
-        entries=store.opened,
+        entries=(*data.entries, *store.opened),
     )
 
 

@@ -4,9 +4,10 @@ The sources are entries of one dict, `datasets.SOURCES`. Each has a function for
 and another for the test part, so that a search cannot read the latter by accident.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,13 @@ TEST_SHARE, TEST_SEED = 0.2, 20250313
 """How a test part is cut, before anything else, where a source has none of its own."""
 
 
+class Store(Protocol):
+    """Where decoded images are kept: the vault."""
+
+    def entry(self, kind: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+        """The folder of the entry of these inputs, built unless it is there."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a source reads and writes."""
@@ -27,7 +35,9 @@ class Place:
     path: str | None
     """The user's own folder, `data.path`."""
     cache: Path
-    """Downloads and decoded images lie here."""
+    """Downloads lie here."""
+    store: Store
+    """Decoded images lie here."""
     image_size: int
     """Height and width, in pixels, of the images that are decoded."""
 

@@ -39,6 +39,13 @@ CIFAR10, CIFAR100 = spec.Data(source="cifar10"), spec.Data(source="cifar100")
 SVHN, FASHION = spec.Data(source="svhn"), spec.Data(source="fashion_mnist")
 
 
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where downloads go in a home folder."""
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     releases.shrink(monkeypatch)
@@ -69,10 +76,10 @@ def test_every_download_is_written_here() -> None:
 
 
 @pytest.mark.parametrize("source", DOWNLOADED)
-def test_both_parts_are_read_and_differ(tmp_path: Path, source: Any) -> None:
-    WRITERS[source](tmp_path)
-    data = load(spec.Data(source=source), tmp_path)
-    images, labels = load_test(spec.Data(source=source), tmp_path, data.classes)
+def test_both_parts_are_read_and_differ(cache: Path, source: Any) -> None:
+    WRITERS[source](cache)
+    data = load(spec.Data(source=source), cache.parent)
+    images, labels = load_test(spec.Data(source=source), cache.parent, data.classes)
     assert (len(data.images), len(images)) == SIZES[source]
     assert data.images.dtype == images.dtype == np.uint8 and images.shape[1] == 3
     assert data.labels.dtype == labels.dtype == np.int64
@@ -80,9 +87,9 @@ def test_both_parts_are_read_and_differ(tmp_path: Path, source: Any) -> None:
     assert len(data.class_names) == data.classes == (100 if source == "cifar100" else 10)
 
 
-def test_cifar10_is_read_in_the_order_of_its_batches(tmp_path: Path, asked: Asked) -> None:
-    write_cifar10(tmp_path)
-    data = load(CIFAR10, tmp_path)
+def test_cifar10_is_read_in_the_order_of_its_batches(cache: Path, asked: Asked) -> None:
+    write_cifar10(cache)
+    data = load(CIFAR10, cache.parent)
     batches = range(1, 6)
     np.testing.assert_array_equal(
         data.images, np.concatenate([make_images(10, i) for i in batches])
@@ -90,41 +97,41 @@ def test_cifar10_is_read_in_the_order_of_its_batches(tmp_path: Path, asked: Aske
     assert data.labels.tolist() == [(i + j) % 10 for i in batches for j in range(10)]
     assert data.views == Views(shift=4, flip=True)
     assert data.class_names[:2] == ("airplane", "automobile") and data.class_names[9] == "truck"
-    images, labels = load_test(CIFAR10, tmp_path, 10)
+    images, labels = load_test(CIFAR10, cache.parent, 10)
     np.testing.assert_array_equal(images, make_images(4, 6))
     assert labels.tolist() == [6, 7, 8, 9]
     assert asked == []  # what lies there needs no network
 
 
-def test_cifar100_has_its_fine_labels_and_their_names(tmp_path: Path) -> None:
-    write_cifar100(tmp_path)
-    data = load(CIFAR100, tmp_path)
+def test_cifar100_has_its_fine_labels_and_their_names(cache: Path) -> None:
+    write_cifar100(cache)
+    data = load(CIFAR100, cache.parent)
     np.testing.assert_array_equal(data.images, make_images(500, 0))
     assert data.labels.tolist() == [*range(100)] * 5
     assert data.views == Views(shift=4, flip=True) and data.class_names == NAMES
-    images, labels = load_test(CIFAR100, tmp_path, 100)
+    images, labels = load_test(CIFAR100, cache.parent, 100)
     np.testing.assert_array_equal(images, make_images(7, 1))
     assert labels.tolist() == [*range(7)]
 
 
-def test_the_ten_of_svhn_is_a_zero(tmp_path: Path) -> None:
-    write_svhn(tmp_path)
-    data = load(SVHN, tmp_path)
+def test_the_ten_of_svhn_is_a_zero(cache: Path) -> None:
+    write_svhn(cache)
+    data = load(SVHN, cache.parent)
     np.testing.assert_array_equal(data.images, make_images(50, 0))
     assert data.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0] * 5
     assert data.views == Views(shift=2, flip=False) and data.class_names == tuple("0123456789")
-    np.testing.assert_array_equal(load_test(SVHN, tmp_path, 10)[0], make_images(10, 1))
+    np.testing.assert_array_equal(load_test(SVHN, cache.parent, 10)[0], make_images(10, 1))
 
 
-def test_fashion_mnist_is_grey_in_three_channels(tmp_path: Path) -> None:
-    write_fashion_mnist(tmp_path)
-    data = load(FASHION, tmp_path)
+def test_fashion_mnist_is_grey_in_three_channels(cache: Path) -> None:
+    write_fashion_mnist(cache)
+    data = load(FASHION, cache.parent)
     assert data.image_shape == (3, 28, 28)
     for channel in range(3):
         np.testing.assert_array_equal(data.images[:, channel], fashion_images(50, 0))
     assert data.labels.tolist() == [*range(10)] * 5
     assert data.views == Views(shift=2, flip=True) and data.class_names[9] == "Ankle boot"
-    images, labels = load_test(FASHION, tmp_path, 10)
+    images, labels = load_test(FASHION, cache.parent, 10)
     np.testing.assert_array_equal(images[:, 1], fashion_images(10, 1))
     assert labels.tolist() == [*range(10)]
 
@@ -139,14 +146,14 @@ def test_fashion_mnist_is_grey_in_three_channels(tmp_path: Path) -> None:
         ("svhn", "test_32x32.mat"),
     ],
 )
-def test_a_search_does_not_open_the_test_part(tmp_path: Path, source: Any, file: str) -> None:
+def test_a_search_does_not_open_the_test_part(cache: Path, source: Any, file: str) -> None:
     # bytes that no reader accepts: had they been read, this would fail
-    WRITERS[source](tmp_path)
-    (tmp_path / file).write_bytes(b"garbage")
-    data = load(spec.Data(source=source), tmp_path)
+    WRITERS[source](cache)
+    (cache / file).write_bytes(b"garbage")
+    data = load(spec.Data(source=source), cache.parent)
     assert len(data.images) == SIZES[source][0]
-    said = refusal(lambda: load_test(spec.Data(source=source), tmp_path, data.classes))
-    assert said.startswith(f"{tmp_path / file}: ") and "; delete " in said
+    said = refusal(lambda: load_test(spec.Data(source=source), cache.parent, data.classes))
+    assert said.startswith(f"{cache / file}: ") and "; delete " in said
 
 
 @pytest.mark.parametrize(
@@ -158,30 +165,30 @@ def test_a_search_does_not_open_the_test_part(tmp_path: Path, source: Any, file:
     ],
 )
 def test_a_test_part_that_is_not_there_is_downloaded_by_the_search(
-    tmp_path: Path, source: Any, file: str
+    cache: Path, source: Any, file: str
 ) -> None:
-    WRITERS[source](tmp_path)
-    (tmp_path / file).unlink()
-    said = refusal(lambda: load(spec.Data(source=source), tmp_path))
+    WRITERS[source](cache)
+    (cache / file).unlink()
+    said = refusal(lambda: load(spec.Data(source=source), cache.parent))
     assert f"{Path(file).name}: the download failed" in said
 
 
 @pytest.mark.parametrize("size", [0, 3073 * 4 + 100, 3073 * 9])
-def test_a_truncated_batch_is_refused(tmp_path: Path, size: int) -> None:
-    write_cifar10(tmp_path)
-    batch = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
+def test_a_truncated_batch_is_refused(cache: Path, size: int) -> None:
+    write_cifar10(cache)
+    batch = cache / "cifar-10-batches-bin" / "data_batch_3.bin"
     batch.write_bytes(batch.read_bytes()[:size])
-    assert refusal(lambda: load(CIFAR10, tmp_path)) == (
+    assert refusal(lambda: load(CIFAR10, cache.parent)) == (
         f"{batch}: found {size} bytes; allowed are 30730, 10 records of 3073; delete "
         f"{batch.parent} to have it unpacked again"
     )
 
 
-def test_the_names_of_cifar100_must_be_whole(tmp_path: Path) -> None:
-    write_cifar100(tmp_path)
-    path = tmp_path / "cifar-100-binary" / "fine_label_names.txt"
+def test_the_names_of_cifar100_must_be_whole(cache: Path) -> None:
+    write_cifar100(cache)
+    path = cache / "cifar-100-binary" / "fine_label_names.txt"
     path.write_text("\n".join(NAMES[:60]))
-    assert refusal(lambda: load(CIFAR100, tmp_path)) == (
+    assert refusal(lambda: load(CIFAR100, cache.parent)) == (
         f"{path}: found 60 names; allowed are 100; delete it to have it downloaded again"
     )
 
@@ -199,11 +206,11 @@ def test_the_names_of_cifar100_must_be_whole(tmp_path: Path) -> None:
         gzip.compress(bytes(1000))[:20] + b"\xff" * 20,
     ],
 )
-def test_a_damaged_idx_file_is_refused(tmp_path: Path, raw: bytes) -> None:
-    write_fashion_mnist(tmp_path)
-    path = tmp_path / "fashion_mnist" / "train-images-idx3-ubyte.gz"
+def test_a_damaged_idx_file_is_refused(cache: Path, raw: bytes) -> None:
+    write_fashion_mnist(cache)
+    path = cache / "fashion_mnist" / "train-images-idx3-ubyte.gz"
     path.write_bytes(raw)
-    said = refusal(lambda: load(FASHION, tmp_path))
+    said = refusal(lambda: load(FASHION, cache.parent))
     assert said.startswith(f"{path}: ")
     assert said.endswith("; delete it to have it downloaded again")
 
@@ -217,11 +224,11 @@ def test_a_damaged_idx_file_is_refused(tmp_path: Path, raw: bytes) -> None:
         {"X": np.zeros((32, 32, 3, 10), np.uint8)},
     ],
 )
-def test_a_mat_file_of_another_content_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
-    write_svhn(tmp_path)
-    path = tmp_path / "train_32x32.mat"
+def test_a_mat_file_of_another_content_is_refused(cache: Path, values: dict[str, Any]) -> None:
+    write_svhn(cache)
+    path = cache / "train_32x32.mat"
     savemat(path, values)
-    said = refusal(lambda: load(SVHN, tmp_path))
+    said = refusal(lambda: load(SVHN, cache.parent))
     assert said.startswith(f"{path}: ")
     assert said.endswith("; delete it to have it downloaded again")
 
@@ -256,11 +263,11 @@ def test_a_mat_file_of_another_content_is_refused(tmp_path: Path, values: dict[s
     ],
 )
 def test_a_failed_download_says_what_to_do_without_a_network(
-    tmp_path: Path, asked: Asked, source: Any, url: str, folder: str, md5: str
+    cache: Path, asked: Asked, source: Any, url: str, folder: str, md5: str
 ) -> None:
-    cache = tmp_path / "made" / "here"
+    cache = cache / "made" / "data"
     place, name = cache / folder, url.rpartition("/")[2]
-    assert refusal(lambda: load(spec.Data(source=source), cache)) == (
+    assert refusal(lambda: load(spec.Data(source=source), cache.parent)) == (
         f"{url}: the download failed (<urlopen error no route to host>). Without a network, put "
         f"{name} (MD5 {md5}) into {place}, or use source = 'arrays' with your own copy"
     )
@@ -268,7 +275,7 @@ def test_a_failed_download_says_what_to_do_without_a_network(
 
 
 def test_a_file_of_another_checksum_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()  # torchvision's own download, but without a network
 
@@ -276,8 +283,8 @@ def test_a_file_of_another_checksum_is_not_used(
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    write_svhn(tmp_path)  # small as it is, it cannot have the checksum of the release
-    said = refusal(lambda: load(SVHN, tmp_path))
+    write_svhn(cache)  # small as it is, it cannot have the checksum of the release
+    said = refusal(lambda: load(SVHN, cache.parent))
     assert "train_32x32.mat: the download failed (<urlopen error no route to host>)" in said
 
 
@@ -297,25 +304,23 @@ def write_archive(cache: Path, folder: str) -> None:
     ("source", "folder"),
     [("cifar10", "cifar-10-batches-bin"), ("cifar100", "cifar-100-binary")],
 )
-def test_an_archive_is_unpacked_once(
-    tmp_path: Path, asked: Asked, source: Any, folder: str
-) -> None:
-    WRITERS[source](tmp_path)
+def test_an_archive_is_unpacked_once(cache: Path, asked: Asked, source: Any, folder: str) -> None:
+    WRITERS[source](cache)
     question = spec.Data(source=source)
-    before = load(question, tmp_path)
-    write_archive(tmp_path, folder)
-    assert load(question, tmp_path).fingerprint == before.fingerprint
-    assert len(load_test(question, tmp_path, before.classes)[1]) == SIZES[source][1]
+    before = load(question, cache.parent)
+    write_archive(cache, folder)
+    assert load(question, cache.parent).fingerprint == before.fingerprint
+    assert len(load_test(question, cache.parent, before.classes)[1]) == SIZES[source][1]
     assert len(asked) == 1
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(cache.glob("*.partial"))
 
 
 def test_an_archive_whose_unpacking_was_killed_is_unpacked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_cifar10(tmp_path)
-    before = load(CIFAR10, tmp_path).fingerprint
-    write_archive(tmp_path, "cifar-10-batches-bin")
+    write_cifar10(cache)
+    before = load(CIFAR10, cache.parent).fingerprint
+    write_archive(cache, "cifar-10-batches-bin")
 
     def killed(archive: Path, to: Path) -> None:
         # every file is there, the last one written is not whole
@@ -326,31 +331,31 @@ def test_an_archive_whose_unpacking_was_killed_is_unpacked_again(
     with monkeypatch.context() as patch:
         patch.setattr("torchvision.datasets.utils.extract_archive", killed)
         with pytest.raises(KeyboardInterrupt):
-            load(CIFAR10, tmp_path)
-    assert load(CIFAR10, tmp_path).fingerprint == before
-    assert len(load_test(CIFAR10, tmp_path, 10)[1]) == 4
+            load(CIFAR10, cache.parent)
+    assert load(CIFAR10, cache.parent).fingerprint == before
+    assert len(load_test(CIFAR10, cache.parent, 10)[1]) == 4
 
 
-def test_a_missing_file_of_an_unpacked_archive_is_unpacked_again(tmp_path: Path) -> None:
-    write_cifar10(tmp_path)
-    write_archive(tmp_path, "cifar-10-batches-bin")
-    before = load(CIFAR10, tmp_path).fingerprint
-    (tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin").unlink()
-    assert load(CIFAR10, tmp_path).fingerprint == before
+def test_a_missing_file_of_an_unpacked_archive_is_unpacked_again(cache: Path) -> None:
+    write_cifar10(cache)
+    write_archive(cache, "cifar-10-batches-bin")
+    before = load(CIFAR10, cache.parent).fingerprint
+    (cache / "cifar-10-batches-bin" / "data_batch_2.bin").unlink()
+    assert load(CIFAR10, cache.parent).fingerprint == before
 
 
 def test_an_archive_that_cannot_be_unpacked_says_where_and_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_cifar10(tmp_path)
-    write_archive(tmp_path, "cifar-10-batches-bin")
+    write_cifar10(cache)
+    write_archive(cache, "cifar-10-batches-bin")
 
     def full(archive: Path, to: Path) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("torchvision.datasets.utils.extract_archive", full)
-    assert refusal(lambda: load(CIFAR10, tmp_path)) == (
-        f"{tmp_path}/cifar-10-binary.tar.gz: cannot be unpacked into "
-        f"{tmp_path}/cifar-10-batches-bin ([Errno 28] No space left on device); free space there, "
+    assert refusal(lambda: load(CIFAR10, cache.parent)) == (
+        f"{cache}/cifar-10-binary.tar.gz: cannot be unpacked into "
+        f"{cache}/cifar-10-batches-bin ([Errno 28] No space left on device); free space there, "
         "or choose another folder with --home or IGKD_HOME"
     )

@@ -185,6 +185,12 @@ def test_a_changed_file_makes_a_new_entry(
     assert len(opened) in (29, 30)
 
 
+def test_the_entry_that_images_come_from_is_named(folder: Path, cache: Path) -> None:
+    data = load(images_in(folder), cache)
+    (entry,) = (path.parent for path in (cache / "vault" / "images").rglob("manifest.json"))
+    assert data.entries == (f"images/{entry.name}",)
+
+
 def test_another_size_makes_a_new_entry(folder: Path, cache: Path, opened: list[str]) -> None:
     load(images_in(folder), cache)
     data = load(images_in(folder, image_size=16), cache)

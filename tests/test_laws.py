@@ -60,7 +60,7 @@ def options_of(source: str, folder: Path) -> spec.Data:
     elif source == "digits":
         plain |= {"limit": 60, "validation": 20}
     else:
-        releases.WRITERS[source](folder)
+        releases.WRITERS[source](folder / "data")
     return spec.Data.model_validate(plain)
 
 
