@@ -15,7 +15,15 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Source = Literal["arrays", "cifar10", "digits"]
 TeacherArchitecture = Literal["mobilenet_v2"]
@@ -176,6 +184,11 @@ class Range(Closed):
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # written out, the defaults of the other keys would not stand beside choices
+        return {"choices": self.choices} if self.choices is not None else dict(plain(self))
 
     def ends(self) -> list[Any]:
         """The values whose legality decides that of all others."""

@@ -124,6 +124,14 @@ def test_an_unknown_value_is_named_with_the_nearest_legal_one(
     assert fault(**{place: value}) == (f"{place.replace('__', '.')}: unknown value {value!r}{said}")
 
 
+def test_a_study_with_choices_is_read_back_as_it_was_stored() -> None:
+    span = {"choices": [16, 32]}
+    found = study(search__space__batch_size=span)
+    plain = json.loads(json.dumps(found.model_dump(mode="json")))
+    assert plain["search"]["space"]["batch_size"] == span
+    assert study_file.check(spec.Study, plain, "stored").question() == found.question()
+
+
 @pytest.mark.parametrize(
     ("span", "said"),
     [
