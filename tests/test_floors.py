@@ -16,6 +16,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 FLOORS = {
     "errors": 0,
     "console": 0,
+    "schema": 0,
     "losses": 1,
     "augment": 1,
     "models": 1,
