@@ -39,7 +39,8 @@ def export(
     study = study_file.check(spec.Study, record.question, f"study '{name}' in the storage")
     teacher_file = output.with_name(f"{output.stem}.teacher.safetensors")
     weights = _teacher_bytes(record.facts, home, name)
-    chosen = study.trial.model_copy(update=row.parameters)
+    decided = {"architecture": study.trial.architecture or study.teacher.architecture}
+    chosen = study.trial.model_copy(update=decided | row.parameters)
     teacher = study.teacher.model_copy(
         update={
             "checkpoint": teacher_file.name,

@@ -30,7 +30,9 @@ def check(study: spec.Study, home: Path) -> datasets.Dataset | None:
     materials.check(study)
     if study.data.source in datasets.DOWNLOADED:
         return None
-    return datasets.load(study.data, home / "data")
+    data = datasets.load(study.data, home / "data")
+    materials.check_images(study, data)
+    return data
 
 
 def search(
@@ -115,9 +117,7 @@ def describe(study: spec.Study, shared: materials.Materials, device: str) -> wor
     teacher = shared.latency["teacher"]
 
     def of(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
-        name = models.Architecture(
-            study.teacher.architecture, config.removed_blocks, config.width
-        ).name
+        name = models.Architecture.of(config, study.teacher.architecture).name
         student = shared.latency[name]
         return {
             "architecture": name,

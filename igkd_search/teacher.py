@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from igkd_search import augment, console, datasets, fitting, models, spec, vault
+from igkd_search import augment, console, datasets, fitting, models, networks, spec, vault
 from igkd_search.errors import MaterialError, StudyError, TrialError
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,9 @@ def obtain(
         console.settle("teacher", f"from {weights.name}")
     else:
         weights = _trained(options, data, store, device) / _WEIGHTS
-    network = models.build_teacher(options.architecture, data.classes, options.width)
+    network = models.build_teacher(
+        options.architecture, data.classes, options.width, max(data.image_shape[1:])
+    )
     load_weights(network, weights)
     fitting.place(network, device).eval().requires_grad_(False)
     accuracy, _ = _task(options, data, device).validate(network)
@@ -98,7 +100,8 @@ def obtain(
 
 
 def check(options: spec.Teacher) -> None:
-    """StudyError or MaterialError when the checkpoint is not there or is another one."""
+    """StudyError or MaterialError when there is no such network, or not this checkpoint."""
+    networks.check(options.architecture, options.width)
     if options.checkpoint is not None:
         _checked_file(options)
 
@@ -152,7 +155,9 @@ def _train(
     folder: Path, options: spec.Teacher, data: datasets.Dataset, device: torch.device
 ) -> None:
     torch.manual_seed(options.seed)
-    network = models.build_teacher(options.architecture, data.classes, options.width)
+    network = models.build_teacher(
+        options.architecture, data.classes, options.width, max(data.image_shape[1:])
+    )
     checkpoints = folder / "checkpoints"
     resume_from = fitting.newest_checkpoint(checkpoints)
     records = []

@@ -59,7 +59,8 @@ def test_every_field_of_the_configuration_is_written_out(
     text = (tmp_path / "best.toml").read_text()
     plain = tomllib.loads(text)
     assert list(plain["trial"]) == list(spec.TrialConfig.model_fields)
-    assert plain["trial"] == study.trial.model_dump() | winner.parameters
+    decided = {"architecture": study.teacher.architecture} | winner.parameters
+    assert plain["trial"] == study.trial.model_dump() | decided
     assert plain["data"] == study.data.model_dump(exclude_none=True) | {"classes": tiny.CLASSES}
     assert plain["overlays"] == study.overlays.model_dump()
     for line in text.splitlines():

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,10 +49,6 @@ def trained(
 
 def refuse(*arguments: object, **options: object) -> Iterator[fitting.EpochRecord]:
     raise AssertionError("trained again")
-
-
-def test_the_architectures_of_a_study_file_are_those_of_models() -> None:
-    assert set(get_args(spec.TeacherArchitecture)) == set(models.TEACHERS)
 
 
 # --- law 9
