@@ -124,7 +124,7 @@ def prepare(
             question = _question(study, storage, home, data)
             from igkd_search import launch
 
-            found = launch.check(question, home)
+            found = launch.check(question, home, _open_if_there(storage, home))
             base = _open(storage, home)
         launch.prepare(base, question, home, data=found)
 
@@ -235,7 +235,7 @@ def _search(
     with console.stage("start", note="loading torch and the data"):
         from igkd_search import launch
 
-        data = launch.check(question, home)
+        data = launch.check(question, home, _open_if_there(storage, home))
         base = _open(storage, home)
     launch.search(base, question, home, trials, data)
     return base

@@ -106,9 +106,9 @@ def architectures(study: spec.Run) -> list[models.Architecture]:
     ]
 
 
-def check(study: spec.Run) -> None:
+def check(study: spec.Run, keeper: teacher.Keeper | None = None) -> None:
     """What can be known before anything is written: students have blocks, files are there."""
-    teacher.check(study.teacher)
+    teacher.check(study.teacher, keeper)
     for architecture in architectures(study):
         models.check_removed_blocks(architecture)
         if "teacher" in study.values_of("initialisation"):
@@ -140,17 +140,19 @@ def prepare(
     home: Path,
     device: torch.device,
     data: datasets.Dataset | None = None,
+    keeper: teacher.Keeper | None = None,
 ) -> Materials:
     """Build or find everything that the trials of a study share, under `home`.
 
-    StudyError, DataError or MaterialError say what is wrong; finished parts are kept.
+    `keeper` holds the teacher for all hosts. StudyError, DataError or MaterialError say what is
+    wrong; finished parts are kept.
     """
-    check(study)
+    check(study, keeper)
     data = data if data is not None else datasets.load(study.data, home / "data")
     check_images(study, data)
     threads = fitting.use_threads(data.image_shape)
     store = vault.Vault(home / "vault")
-    master = teacher.obtain(study.teacher, data, store, device)
+    master = teacher.obtain(study.teacher, data, store, device, keeper)
     maps, gap, maps_digest = banks.overlay_maps(
         study.overlays, data, master.network, master.digest, store, device
     )

@@ -28,6 +28,7 @@ FLOORS = {
     "datasets": 2,
     "fitting": 2,
     "models": 2,
+    "checkpoint": 2,
     "onnx_export": 2,
     "figures": 2,
     "processes": 2,
