@@ -99,7 +99,7 @@ def prepare(
             question = question_of(study, storage, home, data)
             from igkd_search import launch
 
-            found = launch.check(question, home)
+            found = launch.check(question, home, open_if_there(storage, home))
             base = open_storage(storage, home)
         launch.prepare(base, question, home, data=found)
 
@@ -257,7 +257,7 @@ def _search(
     with console.stage("start", note="loading torch and the data"):
         from igkd_search import launch
 
-        data = launch.check(question, home)
+        data = launch.check(question, home, open_if_there(storage, home))
         base = open_storage(storage, home)
     launch.search(base, question, home, trials, data)
     return base

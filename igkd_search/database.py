@@ -4,6 +4,7 @@ Untuned, workers of one study run queued trials twice on SQLite (a reader become
 late), die creating the same tables, and exhaust Postgres' connections. All engines come from here.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -17,44 +18,33 @@ import sqlalchemy as sa
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Column, event
+from sqlalchemy import event
 
 from igkd_search.errors import StorageError
+from igkd_search.schema import (
+    ADDED_TO,
+    PART_BYTES,
+    SCHEMA_VERSION,
+    file_parts,
+    files,
+    metadata,
+    schema,
+    studies,
+)
 
-SCHEMA_VERSION = 1
 _LOCK_KEY = 0x69676B64
 _ALLOWED = "sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 _INSERT_STUDY = sa.text(
     "INSERT INTO igkd_studies (study_name, question, trials, facts, created)"
     " VALUES (:name, :question, :trials, '{}', :created) ON CONFLICT DO NOTHING"
 )
-
-metadata = sa.MetaData()
-schema = sa.Table("igkd_schema", metadata, Column("version", sa.Integer, primary_key=True))
-studies = sa.Table(
-    "igkd_studies",
-    metadata,
-    Column("study_name", sa.String(512), primary_key=True),
-    Column("question", sa.Text, nullable=False),
-    Column("trials", sa.Integer, nullable=False),
-    Column("facts", sa.Text, nullable=False),
-    Column("created", sa.String(64), nullable=False),
+_INSERT_FILE = sa.text(
+    "INSERT INTO igkd_files (study_name, name, sha256, bytes)"
+    " VALUES (:study, :name, :sha256, :bytes) ON CONFLICT DO NOTHING"
 )
-slots = sa.Table(
-    "igkd_slots",
-    metadata,
-    Column("study_name", sa.String(512), primary_key=True),
-    Column("slot", sa.Integer, primary_key=True, autoincrement=False),
-    Column("state", sa.String(16), nullable=False, server_default="open"),  # open, leased, done
-    Column("attempt", sa.Integer, nullable=False, server_default="0"),  # 0 until the first claim
-    Column("owner", sa.String(32)),
-    Column("host", sa.String(256)),
-    Column("pid", sa.Integer),
-    Column("process_started", sa.String(64)),
-    Column("boot_id", sa.String(128)),
-    Column("counter", sa.BigInteger, nullable=False, server_default="0"),
-    Column("trial_number", sa.Integer),
-    Column("outcome", sa.Text),
+_INSERT_PART = sa.text(
+    "INSERT INTO igkd_file_parts (sha256, part, content)"
+    " VALUES (:sha256, :part, :content) ON CONFLICT DO NOTHING"
 )
 
 
@@ -132,12 +122,57 @@ class Database:
         with self.transaction() as connection:
             return sorted(connection.scalars(sa.select(studies.c.study_name)))
 
+    def keep_file(self, study: str, name: str, content: bytes) -> str:
+        """Keep a file of a study, unless one of this name is kept; the sha256 of the kept one.
+
+        The study need not be there yet.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        row = {"study": study, "name": name, "sha256": digest, "bytes": len(content)}
+        with self.transaction() as connection:
+            # on Postgres this waits for another that keeps the same name, then does nothing
+            if connection.execute(_INSERT_FILE, row).rowcount == 1:
+                for part, start in enumerate(range(0, len(content), PART_BYTES)):
+                    piece = content[start : start + PART_BYTES]
+                    values = {"sha256": digest, "part": part, "content": piece}
+                    connection.execute(_INSERT_PART, values)
+            mine = (files.c.study_name == study) & (files.c.name == name)
+            return str(connection.scalar(sa.select(files.c.sha256).where(mine)))
+
+    def read_file(self, study: str, name: str) -> bytes | None:
+        """A file that was kept, or None; StorageError when it is damaged."""
+        mine = (files.c.study_name == study) & (files.c.name == name)
+        with self.transaction() as connection:
+            if not _has_files(connection):
+                return None
+            digest = connection.scalar(sa.select(files.c.sha256).where(mine))
+            if digest is None:
+                return None
+            parts = sa.select(file_parts.c.content).where(file_parts.c.sha256 == digest)
+            content = b"".join(connection.scalars(parts.order_by(file_parts.c.part)))
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise StorageError(
+                f"the file '{name}' of study '{study}' at {masked(self.url)} is damaged: its sha256"
+                f" is not {digest[:12]}...; restore the database from a copy, or give the study"
+                " another name"
+            )
+        return content
+
+    def file_digests(self, study: str) -> dict[str, str]:
+        """Name -> sha256 of every file that is kept for a study."""
+        with self.transaction() as connection:
+            if not _has_files(connection):
+                return {}
+            found = sa.select(files.c.name, files.c.sha256).where(files.c.study_name == study)
+            return {row.name: row.sha256 for row in connection.execute(found)}
+
 
 def connect(url: str, *, read_only: bool = False) -> Database:
     """Open the database at `url`, creating folder, file and tables unless `read_only`.
 
-    A read-only database never waits for a writer and cannot write. Raises StorageError for a URL
-    of another kind, a place that cannot be used, a missing database (read-only) or another schema.
+    A read-only database never waits for a writer and cannot write. One that an older igkd-search
+    made is brought up to date, unless `read_only`. Raises StorageError for a URL of another kind,
+    a place that cannot be used, a missing database (read-only) or another schema.
     """
     file, options = _file(url), _engine_options(url)
     try:
@@ -147,11 +182,11 @@ def connect(url: str, *, read_only: bool = False) -> Database:
             raise _no_database(str(file))
         setup = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options["connect_args"])
         version = _schema_version(setup)
-        if version is None:
-            if read_only:
-                raise _no_database(masked(url))
-            version = _create_schema(setup, url, file)
-        if version != SCHEMA_VERSION:
+        if version is None and read_only:
+            raise _no_database(masked(url))
+        if (version is None or version in ADDED_TO) and not read_only:
+            version = _bring_up_to_date(setup, url, file)
+        if version != SCHEMA_VERSION and version not in ADDED_TO:
             raise StorageError(
                 f"the database at {masked(url)} has igkd schema {version}, this igkd-search reads"
                 f" schema {SCHEMA_VERSION}: use the igkd-search that wrote it, or another --storage"
@@ -259,6 +294,11 @@ def _tune(engine: sa.Engine, read_only: bool) -> None:
     engine.dispose()  # connections opened before the events would never see them
 
 
+def _has_files(connection: sa.Connection) -> bool:
+    """Whether the tables of files are there; not in an older database that is only read."""
+    return sa.inspect(connection).has_table(files.name)
+
+
 def _schema_version(engine: sa.Engine) -> int | None:
     with engine.connect() as connection:
         if not sa.inspect(connection).has_table(schema.name):
@@ -266,17 +306,19 @@ def _schema_version(engine: sa.Engine) -> int | None:
         return connection.scalar(sa.select(schema.c.version))
 
 
-def _create_schema(setup: sa.Engine, url: str, file: Path | None) -> int:
+def _bring_up_to_date(setup: sa.Engine, url: str, file: Path | None) -> int:
     """Make Optuna's tables, then ours, the version last: its presence says that all is there."""
     with _creation_lock(setup, file):
         version = _schema_version(setup)
-        if version is not None:
-            return version
-        options = {"poolclass": sa.NullPool, "connect_args": _engine_options(url)["connect_args"]}
-        RDBStorage(url, engine_kwargs=options)
+        if version is not None and version not in ADDED_TO:
+            return version  # another process did it, or a newer igkd-search
+        if version is None:
+            arguments = _engine_options(url)["connect_args"]
+            RDBStorage(url, engine_kwargs={"poolclass": sa.NullPool, "connect_args": arguments})
         with setup.begin() as connection:
             metadata.create_all(connection)
-            connection.execute(sa.insert(schema).values(version=SCHEMA_VERSION))
+            change = sa.insert(schema) if version is None else sa.update(schema)
+            connection.execute(change.values(version=SCHEMA_VERSION))
     return SCHEMA_VERSION
 
 

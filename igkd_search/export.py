@@ -11,7 +11,7 @@ from typing import Any
 
 import tomlkit
 
-from igkd_search import __version__, database, results, spec, study_file, vault
+from igkd_search import __version__, database, registry, results, spec, study_file, vault
 from igkd_search.errors import MaterialError, StudyError
 
 _PACKAGES = ("torch", "torchvision", "captum", "optuna", "onnxruntime", "numpy")
@@ -31,15 +31,16 @@ def export(
     """Write the winner or one trial to `output`, and `<stem>.teacher.safetensors` beside it.
 
     StudyError when there is no such trial or none has completed; MaterialError when the teacher's
-    file under `home` is gone or is another one.
+    file under `home` is another one, or is gone and the database has not kept it.
     """
     row = _chosen(base, name, trial)
     record = base.read_study(name)
     assert record is not None
     study = study_file.check(spec.Study, record.question, f"study '{name}' in the storage")
     teacher_file = output.with_name(f"{output.stem}.teacher.safetensors")
-    weights = _teacher_bytes(record.facts, home, name)
-    chosen = study.trial.model_copy(update=row.parameters)
+    weights = _teacher_bytes(base, record.facts, home, name)
+    decided = {"architecture": study.trial.architecture or study.teacher.architecture}
+    chosen = study.trial.model_copy(update=decided | row.parameters)
     teacher = study.teacher.model_copy(
         update={
             "checkpoint": teacher_file.name,
@@ -87,9 +88,12 @@ def _chosen(base: database.Database, name: str, trial: int | None) -> results.Ro
     return found[0]
 
 
-def _teacher_bytes(facts: dict[str, Any], home: Path, name: str) -> bytes:
+def _teacher_bytes(base: database.Database, facts: dict[str, Any], home: Path, name: str) -> bytes:
     path: Path = home / facts["teacher_file"]  # an absolute path stands for itself
     if not path.is_file():
+        kept = registry.kept_teacher(base, name, facts["fingerprints"]["teacher"])
+        if kept is not None:
+            return kept
         raise MaterialError(
             f"{path}: the teacher of study '{name}' is not there; give the --home it was trained "
             f"in, or train it again with 'igkd prepare {name}'"

@@ -201,8 +201,7 @@ def _normalised(test: datasets.Part, reader: augment.Reader) -> tuple[Tensor, Te
 
 
 def _student_figures(bench: _Bench) -> dict[str, Any]:
-    trial = bench.exported.trial
-    name = models.Architecture(bench.stock.architecture, trial.removed_blocks, trial.width).name
+    name = models.Architecture.of(bench.exported.trial, bench.stock.architecture).name
     figures, teacher = bench.shared.latency[name], bench.shared.latency["teacher"]
     compression = teacher.parameters / figures.parameters
     return {"architecture": name, "compression": compression, **figures.as_dict()}

@@ -226,7 +226,7 @@ def _run_epoch(state: _State, task: Task, epoch: int) -> EpochRecord:
     steps, size, device = state.steps_per_epoch, state.batch_size, state.device
     order = torch.randperm(task.rows, generator=state.generator, device=device)
     total = torch.zeros((), device=device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_has_bf16(device))
     state.model.train()
     rate = 0.0
     for step in range(steps):
@@ -261,6 +261,18 @@ def _run_epoch(state: _State, task: Task, epoch: int) -> EpochRecord:
         seconds=seconds,
         images_per_s=steps * size / seconds,
     )
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a step is quicker in bf16: where the hardware computes in it, not in emulation.
+
+    On a CPU always no: torch has no public test for its bf16 units that all supported versions
+    know, and a record would depend on which CPU it was made on.
+    """
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def learning_rate(recipe: spec.Recipe, step: int, steps: int) -> float:

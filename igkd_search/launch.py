@@ -1,6 +1,7 @@
 """Start a search: prepare its materials, bring it into the database, run workers."""
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,18 +22,56 @@ from igkd_search import (
 from igkd_search.errors import StudyError
 
 
-def check(study: spec.Study, home: Path) -> datasets.Dataset | None:
+@dataclasses.dataclass(frozen=True)
+class _Keeper:
+    """The teacher in the database, for every host of the study (see teacher.Keeper)."""
+
+    base: database.Database
+    study: str
+    known: Mapping[str, str]
+    """Fingerprints of the materials that the study began with; none before it has."""
+
+    @classmethod
+    def of(cls, base: database.Database, study: str) -> "_Keeper":
+        record = base.read_study(study)
+        return cls(base, study, {} if record is None else record.facts.get("fingerprints", {}))
+
+    def begun(self) -> bytes | None:
+        if "teacher" not in self.known:
+            return None
+        return registry.kept_teacher(self.base, self.study, self.known["teacher"])
+
+    def fetch(self, recipe: str) -> bytes | None:
+        return self.base.read_file(self.study, f"teacher-{recipe}")
+
+    def keep(self, recipe: str, weights: bytes) -> bytes:
+        # named by its recipe: what a study that never began has kept holds no other question back
+        digest, name = hashlib.sha256(weights).hexdigest(), f"teacher-{recipe}"
+        if name not in self.base.file_digests(self.study):
+            _check_same(self.study, self.known, {"teacher": digest})
+        if self.base.keep_file(self.study, name, weights) == digest:
+            return weights
+        kept = self.base.read_file(self.study, name)
+        assert kept is not None
+        return kept
+
+
+def check(
+    study: spec.Study, home: Path, base: database.Database | None = None
+) -> datasets.Dataset | None:
     """Everything that can be wrong with a question, before anything is written.
 
-    Returns the data, unless they would have to be downloaded or decoded first. StudyError,
-    DataError or MaterialError say what is wrong.
+    Returns the data, unless they would have to be downloaded or decoded first. A teacher's file may
+    be absent where `base` keeps it. StudyError, DataError or MaterialError say what is wrong.
     """
     fitting.default_device()
-    materials.check(study)
+    materials.check(study, None if base is None else _Keeper.of(base, study.name))
     if study.data.source in datasets.CACHED:
         datasets.check(study.data, home)
         return None
-    return datasets.load(study.data, home)
+    data = datasets.load(study.data, home)
+    materials.check_images(study, data)
+    return data
 
 
 def search(
@@ -70,7 +109,8 @@ def prepare(
     """Build the materials, then write the study and what they are into the database.
 
     StudyError when the question or the materials are others than when the study began. The study is
-    written after its materials, so that a file whose teacher fails can still be changed.
+    written after its materials, so that a file whose teacher fails can still be changed; only the
+    teacher's weights are kept before the banks are built from them.
     """
     # until the study names its entries in the database, nobody may prune them
     with users.using(home / "vault"):
@@ -90,7 +130,9 @@ def _prepare(
     known = facts.get("fingerprints", {})
     data = data if data is not None else datasets.load(study.data, home)
     _check_same(study.name, known, {"data": data.fingerprint})
-    shared = materials.prepare(_as_begun(study, facts), home, fitting.default_device(), data)
+    keeper = _Keeper(base, study.name, known)
+    device = fitting.default_device()
+    shared = materials.prepare(_as_begun(study, facts), home, device, data, keeper)
     _check_same(study.name, known, {"teacher": shared.fingerprints["teacher"]})
     registry.register(base, study, trials)
     teacher_file = str(shared.teacher.weights)
@@ -138,9 +180,7 @@ def describe(study: spec.Study, shared: materials.Materials, device: str) -> wor
     teacher = shared.latency["teacher"]
 
     def of(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
-        name = models.Architecture(
-            study.teacher.architecture, config.removed_blocks, config.width
-        ).name
+        name = models.Architecture.of(config, study.teacher.architecture).name
         student = shared.latency[name]
         return {
             "architecture": name,

@@ -114,41 +114,60 @@ class Materials:
 def architectures(study: spec.Run) -> list[models.Architecture]:
     """Every student the space can ask for, in order."""
     return [
-        models.Architecture(study.teacher.architecture, removed_blocks, width)
+        models.Architecture(name or study.teacher.architecture, removed_blocks, width)
+        for name in study.values_of("architecture")
         for removed_blocks in study.values_of("removed_blocks")
         for width in study.values_of("width")
     ]
 
 
-def check(study: spec.Run) -> None:
+def check(study: spec.Run, keeper: teacher.Keeper | None = None) -> None:
     """What can be known before anything is written: students have blocks, files are there."""
-    teacher.check(study.teacher)
+    teacher.check(study.teacher, keeper)
     for architecture in architectures(study):
         models.check_removed_blocks(architecture)
         if "teacher" in study.values_of("initialisation"):
-            _check_prefix(study.teacher.width, architecture)
+            _check_prefix(study.teacher, architecture)
 
 
-def _check_prefix(width: float, architecture: models.Architecture) -> None:
-    if architecture.width != width:
-        raise StudyError(
-            f"initialisation = 'teacher' copies blocks, so trial.width = {architecture.width:g} "
-            f"must be teacher.width = {width:g}"
-        )
+def _check_prefix(options: spec.Teacher, architecture: models.Architecture) -> None:
+    for field, ours, theirs in (
+        ("architecture", architecture.network, options.architecture),
+        ("width", f"{architecture.width:g}", f"{options.width:g}"),
+    ):
+        if ours != theirs:
+            raise StudyError(
+                f"initialisation = 'teacher' copies blocks, so trial.{field} = {ours} "
+                f"must be teacher.{field} = {theirs}"
+            )
+
+
+def check_images(study: spec.Run, data: datasets.Dataset) -> None:
+    """StudyError unless the teacher and every student can take images of this size."""
+    options, shape = study.teacher, data.image_shape
+    models.check_teacher_images(options.architecture, data.classes, options.width, shape)
+    for architecture in architectures(study):
+        models.check_student_images(architecture, data.classes, shape)
 
 
 def prepare(
-    study: spec.Run, home: Path, device: torch.device, data: datasets.Dataset | None = None
+    study: spec.Run,
+    home: Path,
+    device: torch.device,
+    data: datasets.Dataset | None = None,
+    keeper: teacher.Keeper | None = None,
 ) -> Materials:
     """Build or find everything that the trials of a study share, under `home`.
 
-    StudyError, DataError or MaterialError say what is wrong; finished parts are kept.
+    `keeper` holds the teacher for all hosts. StudyError, DataError or MaterialError say what is
+    wrong; finished parts are kept.
     """
-    check(study)
+    check(study, keeper)
     data = data if data is not None else datasets.load(study.data, home)
+    check_images(study, data)
     threads = fitting.use_threads(data.image_shape)
     store = vault.Vault(home / "vault")
-    master = teacher.obtain(study.teacher, data, store, device)
+    master = teacher.obtain(study.teacher, data, store, device, keeper)
     overlays = overlay_bank.obtain(
         study.overlays, data, master.network, master.digest, store, device
     )
@@ -220,12 +239,12 @@ def _chosen_views(study: spec.Run, data: datasets.Dataset) -> NDArray[np.int64] 
 def _latency_table(
     study: spec.Run, data: datasets.Dataset, store: vault.Vault
 ) -> dict[str, Latency]:
-    options, shape = study.teacher, data.image_shape
+    options, shape, side = study.teacher, data.image_shape, max(data.image_shape[1:])
     networks: dict[str, nn.Module] = {
-        "teacher": models.build_teacher(options.architecture, data.classes, options.width)
+        "teacher": models.build_teacher(options.architecture, data.classes, options.width, side)
     }
     for architecture in architectures(study):
-        networks[architecture.name] = models.build_student(architecture, data.classes)
+        networks[architecture.name] = models.build_student(architecture, data.classes, side)
     inputs = {
         "networks": {name: str(network) for name, network in networks.items()},
         "image_shape": list(shape),

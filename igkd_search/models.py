@@ -1,43 +1,33 @@
-"""Teacher and student architectures, and what they cost: parameters, multiply-accumulates.
+"""Teacher and student networks, and what they cost: parameters, multiply-accumulates.
 
-The teacher is torchvision's MobileNetV2 with the strides of 32x32 images; the student is its first
-blocks, then global average pooling and one linear layer (arXiv 2503.13008, section 3).
+The student is the first blocks of a network, then global average pooling and one linear layer
+(arXiv 2503.13008, section 3). What the blocks of an architecture are is said here; `networks`
+builds it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import MobileNetV2
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
 
+from igkd_search import networks, spec
 from igkd_search.errors import StudyError
 
-# expansion, channels, repeats, stride: torchvision's table but for the strides of small images
-_SMALL_IMAGE_STAGES = [
-    [1, 16, 1, 1],
-    [6, 24, 2, 1],
-    [6, 32, 3, 2],
-    [6, 64, 4, 2],
-    [6, 96, 3, 1],
-    [6, 160, 3, 2],
-    [6, 320, 1, 1],
-]
-
-
-def mobilenet_v2(classes: int, width: float = 1.0) -> nn.Module:
-    """MobileNetV2 (Sandler et al. 2018) for small images: stem and second stage keep size."""
-    network: nn.Module = MobileNetV2(
-        num_classes=classes, width_mult=width, inverted_residual_setting=_SMALL_IMAGE_STAGES
-    )
-    stem = _blocks(network)[0][0]  # type: ignore[index]
-    assert isinstance(stem, nn.Conv2d)
-    stem.stride = (1, 1)
-    return network
-
-
-TEACHERS: dict[str, Callable[[int, float], nn.Module]] = {"mobilenet_v2": mobilenet_v2}
-"""Architecture name -> (classes, width) -> a fresh network whose `.features` are its blocks."""
+# torchvision's networks that are their children in this order, up to one of the heads
+_IN_ORDER = (
+    models.GoogLeNet,
+    models.Inception3,
+    models.MNASNet,
+    models.RegNet,
+    models.ResNet,
+    models.ShuffleNetV2,
+)
+_HEADS = {"avgpool", "fc", "classifier"}
 
 
 class Student(nn.Module):
@@ -63,54 +53,169 @@ class Student(nn.Module):
 class Architecture:
     """What a student is made of; equal architectures share one latency figure."""
 
-    teacher: str
+    network: str
+    """The name of the network it is cut from."""
     removed_blocks: int
     width: float = 1.0
+
+    @classmethod
+    def of(cls, trial: spec.TrialConfig, teacher: str) -> "Architecture":
+        """That of a trial, whose network is by default the teacher's."""
+        return cls(trial.architecture or teacher, trial.removed_blocks, trial.width)
 
     @property
     def name(self) -> str:
         """The key of this architecture in tables, such as `mobilenet_v2-5`."""
-        return f"{self.teacher}-{self.removed_blocks}" + (
+        return f"{self.network}-{self.removed_blocks}" + (
             f"-x{self.width:g}" if self.width != 1 else ""
         )
 
 
-def build_teacher(name: str, classes: int, width: float = 1.0) -> nn.Module:
-    """A freshly initialised teacher from torch's global generator."""
-    return TEACHERS[name](classes, width)
+def build_teacher(name: str, classes: int, width: float = 1.0, image_side: int = 32) -> nn.Module:
+    """A freshly initialised teacher from torch's global generator; see `networks.build`."""
+    return networks.build(name, classes, width, image_side)
 
 
-def build_student(architecture: Architecture, classes: int) -> Student:
-    """A student initialised from torch's global generator; StudyError without a block."""
-    blocks = _blocks(build_teacher(architecture.teacher, classes, architecture.width))
+def build_student(architecture: Architecture, classes: int, image_side: int = 32) -> nn.Module:
+    """A student initialised from torch's global generator; StudyError without a block.
+
+    A Student, or the network itself where it has no blocks to remove.
+    """
     check_removed_blocks(architecture)
-    kept = blocks[: len(blocks) - architecture.removed_blocks]
-    norms = [part for part in kept.modules() if isinstance(part, nn.BatchNorm2d)]
-    return Student(list(kept), norms[-1].num_features, classes)
+    network = networks.build(architecture.network, classes, architecture.width, image_side)
+    cut = blocks(network)
+    if cut is None:
+        return network
+    channels = _maps_shape(architecture, classes, (3, image_side, image_side))[1]
+    return Student(cut[: len(cut) - architecture.removed_blocks], channels, classes)
+
+
+def blocks(network: nn.Module) -> list[nn.Module] | None:
+    """The parts that a student is the first of, maps (B, C, H, W) to maps; None if it has none.
+
+    A part without a weight matrix (norm, activation, pool) belongs to the block before it.
+    """
+    if isinstance(network, _IN_ORDER):
+        parts = [
+            part
+            for _, child in takewhile(lambda item: item[0] not in _HEADS, network.named_children())
+            for part in _spread(child)
+        ]
+    elif isinstance(network, models.SwinTransformer):
+        return None  # its features are (B, H, W, C)
+    elif isinstance(features := getattr(network, "features", None), nn.Sequential):
+        parts = list(features)
+    else:
+        return None
+    groups: list[list[nn.Module]] = []
+    for part in parts:
+        if not groups or (_has_weights(part) and any(map(_has_weights, groups[-1]))):
+            groups.append([])
+        groups[-1].append(part)
+    if isinstance(network, models.DenseNet):
+        groups[-1].append(nn.ReLU(inplace=True))  # a function call in torchvision's forward
+    return [group[0] if len(group) == 1 else nn.Sequential(*group) for group in groups]
+
+
+def _spread(part: nn.Module) -> list[nn.Module]:
+    if not isinstance(part, nn.Sequential):
+        return [part]
+    return [piece for child in part for piece in _spread(child)]
+
+
+def _has_weights(part: nn.Module) -> bool:
+    return any(parameter.ndim > 1 for parameter in part.parameters())
 
 
 def check_removed_blocks(architecture: Architecture) -> None:
-    """Raise StudyError unless at least one block of the teacher is left."""
-    with torch.device("meta"):
-        total = len(_blocks(build_teacher(architecture.teacher, 2, architecture.width)))
-    if not 0 <= architecture.removed_blocks < total:
+    """Raise StudyError unless there is such a network and at least one block of it is left."""
+    name, removed = architecture.network, architecture.removed_blocks
+    # the number of blocks is the same for images of all sizes, and every network takes this one
+    cut = blocks(networks.skeleton(name, 2, architecture.width, 224))
+    if cut is None and removed != 0:
         raise StudyError(
-            f"removed_blocks = {architecture.removed_blocks}: {architecture.teacher} has {total} "
-            f"blocks; allowed are 0 to {total - 1}"
+            f"removed_blocks = {removed}: {name} has no blocks that can be removed; type "
+            "trial.removed_blocks = 0 for the whole network as the student"
         )
+    if cut is not None and not 0 <= removed < len(cut):
+        raise StudyError(
+            f"removed_blocks = {removed}: {name} has {len(cut)} "
+            f"blocks; allowed are 0 to {len(cut) - 1}"
+        )
+
+
+def check_teacher_images(
+    name: str, classes: int, width: float, image_shape: tuple[int, ...]
+) -> None:
+    """StudyError unless this network takes images (3, H, W) and answers logits (B, classes)."""
+
+    def shape_of(image: tuple[int, ...]) -> tuple[int, ...]:
+        return networks.output_shape(networks.skeleton(name, classes, width, max(image[1:])), image)
+
+    found = networks.check_images(name, shape_of, image_shape)
+    if found != (2, classes):
+        raise StudyError(
+            f"architecture '{name}' answers {found} to two images; wanted are logits (2, {classes})"
+        )
+
+
+def check_student_images(
+    architecture: Architecture, classes: int, image_shape: tuple[int, ...]
+) -> None:
+    """StudyError unless this student takes images (3, H, W)."""
+    if blocks(networks.skeleton(architecture.network, 2, architecture.width, 224)) is None:
+        check_teacher_images(architecture.network, classes, architecture.width, image_shape)
+        return
+
+    def shape_of(image: tuple[int, ...]) -> tuple[int, ...]:
+        return _maps_shape(architecture, classes, image)
+
+    networks.check_images(architecture.name, shape_of, image_shape)
+
+
+def _maps_shape(
+    architecture: Architecture, classes: int, image_shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape (2, C, h, w) of what the blocks of a student make of two images."""
+    name, side = architecture.network, max(image_shape[1:])
+    cut = blocks(networks.skeleton(name, classes, architecture.width, side))
+    assert cut is not None
+    kept = nn.Sequential(*cut[: len(cut) - architecture.removed_blocks])
+    shape = networks.output_shape(kept, image_shape)
+    if len(shape) != 4:
+        raise StudyError(
+            f"architecture '{name}': its features give {shape} for two images; wanted are maps "
+            "(2, C, h, w)"
+        )
+    return shape
 
 
 def copy_prefix(student: nn.Module, teacher: nn.Module) -> None:
-    """Copy the teacher's first blocks into a student; StudyError when the widths differ."""
-    ours, theirs = student.state_dict(), teacher.state_dict()
-    shared = {name: theirs[name] for name in ours if name.startswith("features.")}
-    wrong = [name for name, value in shared.items() if value.shape != ours[name].shape]
-    if wrong:
-        raise StudyError(
-            f"initialisation = 'teacher': {wrong[0]} is {tuple(shared[wrong[0]].shape)} in the "
-            f"teacher and {tuple(ours[wrong[0]].shape)} in the student; give both the same width"
-        )
+    """Copy the teacher's first blocks into a student; StudyError when the widths differ.
+
+    All of it where a network without blocks is its own student.
+    """
+    ours, shared = student.state_dict(), _prefix(student, teacher)
+    for name, value in shared.items():
+        if name not in ours or value.shape != ours[name].shape:
+            found = tuple(ours[name].shape) if name in ours else "absent"
+            raise StudyError(
+                f"initialisation = 'teacher': {name} is {tuple(value.shape)} in the "
+                f"teacher and {found} in the student; give both the same width"
+            )
     student.load_state_dict({**ours, **shared})
+
+
+def _prefix(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
+    """The teacher's weights under the names that they have in the student."""
+    cut = blocks(teacher)
+    if not isinstance(student, Student) or cut is None:
+        return dict(teacher.state_dict())
+    return {
+        f"features.{index}.{name}": value
+        for index, block in enumerate(cut[: len(student.features)])
+        for name, value in block.state_dict().items()
+    }
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -119,30 +224,16 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image (C, H, W)."""
-    total = 0
-
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        # each output value is a dot product over one filter's inputs
-        total += output.numel() * (weight.numel() // weight.shape[0])
-
-    layers = [part for part in model.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
+    """Multiply-accumulates of convolutions and matrix products for one image (C, H, W)."""
     training, device = model.training, next(model.parameters()).device
+    fused = torch.backends.mha.get_fastpath_enabled()
     try:
-        with torch.inference_mode():
+        # fused attention is one call, whose products not every torch counts
+        torch.backends.mha.set_fastpath_enabled(False)
+        plain, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
+        with torch.no_grad(), plain, counter:
             model.eval()(torch.zeros(1, *image_shape, device=device))
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return total
-
-
-def _blocks(network: nn.Module) -> nn.Sequential:
-    blocks = network.features
-    assert isinstance(blocks, nn.Sequential)
-    return blocks
+    return int(counter.get_total_flops()) // 2

@@ -62,6 +62,14 @@ def check_question(base: database.Database, study: spec.Study) -> None:
         )
 
 
+def kept_teacher(base: database.Database, name: str, digest: str) -> bytes | None:
+    """The weights of a study's teacher with this sha256, from the storage; None if not kept."""
+    for file, found in base.file_digests(name).items():
+        if found == digest:
+            return base.read_file(name, file)
+    return None
+
+
 def _stored(record: database.StudyRow) -> spec.Study:
     return study_file.check(spec.Study, record.question, f"study '{record.name}' in the storage")
 

@@ -21,8 +21,9 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from igkd_search.database import Database, slots, studies, unknown_study
+from igkd_search.database import Database, unknown_study
 from igkd_search.errors import LeaseLost, StorageError
+from igkd_search.schema import slots, studies
 
 _HIDDEN = "hidden"
 _NOBODY = dict.fromkeys(("owner", "host", "pid", "process_started", "boot_id"))

@@ -15,10 +15,19 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from igkd_search import architectures
 
 Source = Literal["arrays", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "svhn"]
-TeacherArchitecture = Literal["mobilenet_v2"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Sampler = Literal["cmaes", "gp", "nsga2", "qmc", "random", "tpe"]
 Pruner = Literal["asha", "hyperband", "median", "none"]
@@ -28,6 +37,28 @@ Rule = Literal[
 Control = Literal["dim", "none", "random", "shuffled"]
 Baseline = Literal["black", "blur", "mean"]
 Reduction = Literal["max", "norm", "sum"]
+
+
+def _check_architecture(name: str) -> str:
+    own = [entry.name for entry in architectures.own()]
+    known = [*architectures.TORCHVISION, *own]
+    if name not in known:
+        raise ValueError(
+            f"unknown value {name!r}{nearest(name, known)}; allowed: a classifier of torchvision, "
+            f"such as mobilenet_v2 or resnet18, or an entry point of {architectures.GROUP} "
+            f"(installed: {', '.join(own) or 'none'})"
+        )
+    if known.count(name) > 1:
+        other = "torchvision's" if name in architectures.TORCHVISION else "another entry point's"
+        raise ValueError(
+            f"{name!r} is {other} name and that of {architectures.origin(name)}, an entry point of "
+            f"{architectures.GROUP}: give the latter another name, or uninstall its package"
+        )
+    return name
+
+
+ArchitectureName = Annotated[str, AfterValidator(_check_architecture)]
+"""A classifier of torchvision, or an entry point of `igkd_search.architectures`."""
 
 
 class Closed(BaseModel):
@@ -113,14 +144,17 @@ class Recipe(Closed):
 class Teacher(Recipe):
     """[teacher]: trained on the fit rows only, or read from a file."""
 
-    architecture: TeacherArchitecture = "mobilenet_v2"
+    architecture: ArchitectureName = "mobilenet_v2"
     width: float = Field(1.0, gt=0, le=4)
+    """Channel multiplier; mobilenet_v2 and own architectures take others than 1."""
     checkpoint: str | None = None
-    """A safetensors file to use instead of training; relative to the file that names it."""
+    """A safetensors file, or a plain state dict (.pt, .pth, .bin), to use instead of training;
+    relative to the file that names it."""
     checkpoint_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """What the checkpoint's bytes must hash to, when given."""
     minimum_accuracy: float = Field(0.0, ge=0, le=1)
-    """On validation; below it the study stops before banks are spent on a poor teacher."""
+    """On validation; below it, or at chance level whatever it is, the study stops before banks are
+    spent on a poor teacher."""
     seed: int = Field(0, ge=0)
     epochs: int = Field(20, ge=1)
 
@@ -174,10 +208,12 @@ class MaterialsOptions(Closed):
 class TrialConfig(Recipe):
     """[trial]: one decided training of a student; what the space does not vary stays so."""
 
+    architecture: ArchitectureName | None = None
+    """The network whose first blocks the student is; by default the teacher's."""
     removed_blocks: int = Field(5, ge=0)
-    """How many of the teacher's last blocks the student lacks; 5 is the paper's student."""
+    """How many of its network's last blocks the student lacks; 5 is the paper's student."""
     width: float = Field(1.0, gt=0, le=4)
-    """Channel multiplier of the student."""
+    """Channel multiplier of the student; see teacher.width."""
     initialisation: Literal["random", "teacher"] = "random"
     kd_weight: float = Field(0.5, ge=0, le=1)
     """Share of the soft targets in the loss; the paper's alpha."""
@@ -213,6 +249,11 @@ class Range(Closed):
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # written out, the defaults of the other keys would not stand beside choices
+        return {"choices": self.choices} if self.choices is not None else dict(plain(self))
 
     def ends(self) -> list[Any]:
         """The values whose legality decides that of all others."""
@@ -386,7 +427,10 @@ def _faults_of_value(where: str, name: str, value: Any) -> list[str]:
     try:
         TrialConfig.model_validate({name: value})
     except pydantic.ValidationError as error:
-        return [f"{where}: {value!r} is not allowed: {item['msg']}" for item in error.errors()]
+        return [
+            f"{where}: {value!r} is not allowed: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        ]
     return []
 
 

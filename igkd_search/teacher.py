@@ -1,28 +1,44 @@
-"""The teacher: trained here on the fit rows only, or read from a safetensors file.
+"""The teacher: trained here on the fit rows only, or read from a file of weights.
 
 Its weights are an entry of the vault, so one training serves every study that asks for the same
-teacher, and a training that was killed goes on at its last epoch.
+teacher, and a training that was killed goes on at its last epoch. A keeper, where there is one,
+gives every host of a study the same weights.
 """
 
+import hashlib
 import json
 import logging
+import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from igkd_search import augment, console, datasets, fitting, models, spec, vault
-from igkd_search.errors import MaterialError, StudyError, TrialError
+from igkd_search import (
+    architectures,
+    augment,
+    checkpoint,
+    console,
+    datasets,
+    fitting,
+    models,
+    networks,
+    spec,
+    vault,
+)
+from igkd_search.errors import MaterialError, TrialError
 
 log = logging.getLogger(__name__)
 
 _RECIPE_VERSION = 1  # raise when the same options would train another teacher
-_WEIGHTS = "teacher.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,87 +88,176 @@ class Classification:
         return fitting.evaluate(model, *self._validation)
 
 
-def obtain(
-    options: spec.Teacher, data: datasets.Dataset, store: vault.Vault, device: torch.device
-) -> Teacher:
-    """The teacher these options ask for, from the vault, from its file or trained now.
+class Keeper(Protocol):
+    """Where a study keeps its teacher for all hosts; the first one kept is the teacher."""
 
-    MaterialError when it is worse than `minimum_accuracy` on validation, or training diverges.
+    def begun(self) -> bytes | None:
+        """The weights that the study began with; None when it has not begun or kept none."""
+
+    def fetch(self, recipe: str) -> bytes | None:
+        """The weights kept for this recipe, or None."""
+
+    def keep(self, recipe: str, weights: bytes) -> bytes:
+        """Keep weights, unless some are kept for this recipe; return those that are kept."""
+
+
+def obtain(
+    options: spec.Teacher,
+    data: datasets.Dataset,
+    store: vault.Vault,
+    device: torch.device,
+    keeper: Keeper | None = None,
+) -> Teacher:
+    """The teacher these options ask for: from the vault, the keeper or its file, or trained now.
+
+    It is given to the keeper once it has passed; another one that is kept already takes its place.
+    MaterialError when it is at chance level or worse than `minimum_accuracy` on validation, or
+    training diverges.
     """
-    if options.checkpoint is not None:
-        weights = _checked_file(options)
-        console.settle("teacher", f"from {weights.name}")
-    else:
-        weights = _trained(options, data, store, device) / _WEIGHTS
-    network = models.build_teacher(options.architecture, data.classes, options.width)
-    load_weights(network, weights)
-    fitting.place(network, device).eval().requires_grad_(False)
-    accuracy, _ = _task(options, data, device).validate(network)
-    if accuracy < options.minimum_accuracy:
-        raise MaterialError(
-            f"the teacher reaches {accuracy:.1%} on validation, below teacher.minimum_accuracy = "
-            f"{options.minimum_accuracy:.1%}; raise teacher.epochs, change teacher.learning_rate, "
-            "or lower the minimum"
-        )
+    weights, recipe = _found(options, data, store, device, keeper)
+    network, accuracy = _judged(weights, options, data, device)
+    if keeper is not None and recipe is not None:
+        ours = weights.read_bytes()
+        kept = keeper.keep(recipe, ours)
+        if kept != ours:
+            log.info("another host made this teacher first; its weights are used")
+            weights = _placed(kept, store)
+            network, accuracy = _judged(weights, options, data, device)
     return Teacher(network, accuracy, weights, vault.file_digest(weights))
 
 
-def check(options: spec.Teacher) -> None:
-    """StudyError or MaterialError when the checkpoint is not there or is another one."""
+def check(options: spec.Teacher, keeper: Keeper | None = None) -> None:
+    """StudyError or MaterialError when there is no such network, or not this checkpoint."""
+    networks.check(options.architecture, options.width)
+    if options.checkpoint is not None and _begun(options, keeper) is None:
+        checkpoint.check(options)
+
+
+def _judged(
+    weights: Path, options: spec.Teacher, data: datasets.Dataset, device: torch.device
+) -> tuple[nn.Module, float]:
+    """The network with these weights, and its accuracy on validation, which must be enough."""
+    network = _fresh(options, data)
+    checkpoint.load(network, weights, Path(options.checkpoint) if options.checkpoint else None)
+    fitting.place(network, device).eval().requires_grad_(False)
+    accuracy, _ = _task(options, data, device).validate(network)
+    _check_accuracy(accuracy, options, data)
+    return network, accuracy
+
+
+def _fresh(options: spec.Teacher, data: datasets.Dataset) -> nn.Module:
+    side = max(data.image_shape[1:])
+    return models.build_teacher(options.architecture, data.classes, options.width, side)
+
+
+def _check_accuracy(accuracy: float, options: spec.Teacher, data: datasets.Dataset) -> None:
+    labels = data.labels[data.validation_rows]
+    chance, bound = chance_level(labels)
+    said = (
+        f"the teacher reaches {accuracy:.1%} on {len(labels)} validation images, where always "
+        f"answering the most frequent class gives {chance:.1%}"
+    )
+    remedy = "raise teacher.epochs, change teacher.learning_rate"
     if options.checkpoint is not None:
-        _checked_file(options)
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a safetensors state dict; MaterialError names the first key that does not fit."""
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise MaterialError(f"{path}: not a readable safetensors file: {error}") from error
-    wanted = network.state_dict()
-    for key in [*wanted, *found]:
-        ours = tuple(wanted[key].shape) if key in wanted else None
-        theirs = tuple(found[key].shape) if key in found else None
-        if ours != theirs:
-            raise MaterialError(
-                f"{path}: {key} is {theirs or 'absent'} in the file, but {ours or 'absent'} in the "
-                "architecture that the study names"
-            )
-    network.load_state_dict(found)
-
-
-def _checked_file(options: spec.Teacher) -> Path:
-    assert options.checkpoint is not None
-    path = Path(options.checkpoint)
-    if not path.is_file():
-        raise StudyError(
-            f"teacher.checkpoint: {path}: no such file; give the path of a safetensors file, or "
-            "remove the key to train a teacher"
-        )
-    if options.checkpoint_sha256 not in (None, vault.file_digest(path)):
+        remedy = "give a teacher.checkpoint that was trained on this data, with its normalisation"
+    if accuracy < options.minimum_accuracy:
         raise MaterialError(
-            f"{path}: its sha256 is {vault.file_digest(path)}, not {options.checkpoint_sha256}; "
-            "this is another teacher than the one that was stated"
+            f"{said}: below teacher.minimum_accuracy = {options.minimum_accuracy:.1%}; {remedy}, "
+            "or lower the minimum"
         )
-    return path
+    if bound >= 1:
+        raise MaterialError(
+            f"{said}: on so few no accuracy is better than chance; hold out more with "
+            "data.validation"
+        )
+    if accuracy <= bound:
+        raise MaterialError(
+            f"{said}: it must exceed {bound:.1%} to be better than chance; {remedy}, or hold out "
+            "more images with data.validation"
+        )
 
 
-def _trained(
-    options: spec.Teacher, data: datasets.Dataset, store: vault.Vault, device: torch.device
-) -> Path:
+def chance_level(labels: NDArray[np.int64]) -> tuple[float, float]:
+    """(accuracy of always answering the most frequent class, that plus two standard errors)."""
+    chance = float(np.bincount(labels).max()) / len(labels)
+    return chance, chance + 2 * math.sqrt(chance * (1 - chance) / len(labels))
+
+
+def _found(
+    options: spec.Teacher,
+    data: datasets.Dataset,
+    store: vault.Vault,
+    device: torch.device,
+    keeper: Keeper | None,
+) -> tuple[Path, str | None]:
+    """The weights, and the digest of what they are made from; None when they are kept already."""
+    if options.checkpoint is None:
+        inputs = _recipe(options, data)
+        return _trained(inputs, options, data, store, device, keeper), vault.digest(inputs)
+    begun = _begun(options, keeper)
+    if begun is not None:
+        console.settle("teacher", "from the database")
+        return _placed(begun, store), None
+    file = checkpoint.check(options)
+    console.settle("teacher", f"from {file.name}")
+    return checkpoint.as_safetensors(file, store), vault.digest({"file": vault.file_digest(file)})
+
+
+def _begun(options: spec.Teacher, keeper: Keeper | None) -> bytes | None:
+    """What a study began with, where its checkpoint is not on this host."""
+    assert options.checkpoint is not None
+    if keeper is None or Path(options.checkpoint).is_file():
+        return None
+    return keeper.begun()
+
+
+def _placed(weights: bytes, store: vault.Vault) -> Path:
+    """An entry of the vault that holds these very weights."""
+
+    def write(folder: Path) -> None:
+        vault.write_whole(folder / checkpoint.WEIGHTS, weights)
+
+    inputs = {"weights": hashlib.sha256(weights).hexdigest()}
+    return store.entry("teacher", inputs, write) / checkpoint.WEIGHTS
+
+
+def _recipe(options: spec.Teacher, data: datasets.Dataset) -> dict[str, Any]:
+    """All that decides the weights of a teacher that is trained here."""
     said = options.model_dump(exclude={"checkpoint", "checkpoint_sha256", "minimum_accuracy"})
     views = [data.views.shift, data.views.flip]
     inputs = {"data": data.fingerprint, "views": views, "teacher": said, "version": _RECIPE_VERSION}
+    origin = architectures.origin(options.architecture)
+    return inputs if origin is None else {**inputs, "origin": origin}
+
+
+def _trained(
+    inputs: Mapping[str, Any],
+    options: spec.Teacher,
+    data: datasets.Dataset,
+    store: vault.Vault,
+    device: torch.device,
+    keeper: Keeper | None,
+) -> Path:
     if store.contains("teacher", inputs):
         console.settle("teacher", "found")
-    return store.entry("teacher", inputs, lambda folder: _train(folder, options, data, device))
+
+    def build(folder: Path) -> None:
+        kept = None if keeper is None else keeper.fetch(vault.digest(inputs))
+        if kept is None:
+            _train(folder, options, data, device)
+            return
+        console.settle("teacher", "from the database")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        vault.write_whole(folder / checkpoint.WEIGHTS, kept)
+
+    return store.entry("teacher", inputs, build) / checkpoint.WEIGHTS
 
 
 def _train(
     folder: Path, options: spec.Teacher, data: datasets.Dataset, device: torch.device
 ) -> None:
     torch.manual_seed(options.seed)
-    network = models.build_teacher(options.architecture, data.classes, options.width)
+    network = _fresh(options, data)
     checkpoints = folder / "checkpoints"
     resume_from = fitting.newest_checkpoint(checkpoints)
     records = []
@@ -173,22 +278,15 @@ def _train(
             shutil.rmtree(checkpoints, ignore_errors=True)
             raise MaterialError(f"training the teacher: {error}") from error
     weights = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
-    vault.write_whole(folder / _WEIGHTS, save(weights))
+    vault.write_whole(folder / checkpoint.WEIGHTS, save(weights))
     plain = [vars(record) for record in records]
     vault.write_whole(folder / "records.json", json.dumps(plain).encode())
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _task(options: spec.Teacher, data: datasets.Dataset, device: torch.device) -> Classification:
-    reader = augment.Reader.of(
-        torch.tensor(data.images),
-        None,
-        data.views,
-        torch.from_numpy(data.mean).to(device),
-        torch.from_numpy(data.sd).to(device),
-    )
     return Classification(
-        reader,
+        datasets.reader_of(data, device),
         torch.from_numpy(data.labels).to(device),
         torch.from_numpy(data.fit_rows).to(device),
         torch.from_numpy(data.validation_rows).to(device),

@@ -45,6 +45,12 @@ class Stock:
     """Normalised images (V, C, H, W) and labels (V,), never augmented or overlaid."""
     classes: int
     architecture: str
+    """The teacher's, which is a student's by default."""
+
+    @property
+    def image_side(self) -> int:
+        """The larger of height and width, in pixels."""
+        return max(self.validation[0].shape[2:])
 
     @classmethod
     def of(cls, shared: materials.Materials, study: spec.Run, device: torch.device) -> "Stock":
@@ -136,8 +142,8 @@ class Distillation:
 def build(config: spec.TrialConfig, stock: Stock, seed: int) -> nn.Module:
     """The student of a configuration, from `seed` or the teacher's first blocks."""
     torch.manual_seed(seed)
-    architecture = models.Architecture(stock.architecture, config.removed_blocks, config.width)
-    student = models.build_student(architecture, stock.classes)
+    architecture = models.Architecture.of(config, stock.architecture)
+    student = models.build_student(architecture, stock.classes, stock.image_side)
     if config.initialisation == "teacher":
         models.copy_prefix(student, stock.network)
     return student

@@ -5,6 +5,8 @@ The fixtures are of the whole session: what they hold is read, never changed.
 
 import os
 import shutil
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,19 @@ def pytest_configure() -> None:
     os.environ["IGKD_DEVICE"] = "cpu"
     for name in ("IGKD_HOME", "IGKD_STORAGE", "IGKD_DATA", "OPTUNA_STORAGE"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretend that packages bring architectures: `own(my_net="package:object")`."""
+
+    def install(**entries: str) -> None:
+        def entry_points(*, group: str) -> list[metadata.EntryPoint]:
+            return [metadata.EntryPoint(name, value, group) for name, value in entries.items()]
+
+        monkeypatch.setattr(metadata, "entry_points", entry_points)
+
+    return install
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +8,9 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from igkd_search.database import SCHEMA_VERSION, Database, connect, masked, schema, studies
+from igkd_search.database import Database, connect, masked
 from igkd_search.errors import StorageError
+from igkd_search.schema import SCHEMA_VERSION, file_parts, schema, studies
 from tests.databases import KINDS, Kind, at_once, fresh_url, prepared_url
 
 
@@ -146,7 +148,7 @@ def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
 def test_a_newer_schema_is_refused(database: Database) -> None:
     with database.transaction() as connection:
         connection.execute(sa.update(schema).values(version=SCHEMA_VERSION + 1))
-    with pytest.raises(StorageError, match=r"schema 2, this igkd-search reads schema 1"):
+    with pytest.raises(StorageError, match=r"schema 3, this igkd-search reads schema 2"):
         connect(database.url)
 
 
@@ -198,6 +200,96 @@ def test_a_question_is_replaced_and_nothing_else(database: Database) -> None:
     assert (stored.question, stored.trials) == ({"epochs": 4}, 5)
     assert stored.facts == {"accuracy": 0.5}
     assert other.question == {"epochs": 3}
+
+
+CONTENT = bytes(range(256)) * 40  # a little over ten parts of 1,000 bytes
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts so small that a test's file has many, the last of them short."""
+    monkeypatch.setattr("igkd_search.database.PART_BYTES", 1000)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_file_is_read_as_it_was_kept(database: Database) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert database.keep_file("s", "teacher", CONTENT) == digest
+    assert database.keep_file("s", "empty", b"") == hashlib.sha256(b"").hexdigest()
+    reader = connect(database.url, read_only=True)
+    for opened in (database, reader):
+        assert opened.read_file("s", "teacher") == CONTENT
+        assert opened.read_file("s", "empty") == b""
+        assert set(opened.file_digests("s")) == {"teacher", "empty"}
+        assert opened.file_digests("s")["teacher"] == digest
+    reader.close()
+    with database.transaction() as connection:
+        sizes = connection.scalars(sa.select(sa.func.length(file_parts.c.content)))
+        assert sorted(sizes) == [240, *[1000] * 10]
+
+
+def test_a_file_that_nobody_kept_is_none(database: Database) -> None:
+    database.keep_file("s", "teacher", b"a")
+    assert database.read_file("s", "other") is None
+    assert database.read_file("S", "teacher") is None
+    assert database.file_digests("t") == {}
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_the_first_file_of_a_name_stays(database: Database) -> None:
+    first = database.keep_file("s", "teacher", CONTENT)
+    assert database.keep_file("s", "teacher", CONTENT[::-1]) == first
+    assert database.keep_file("s", "teacher", CONTENT) == first
+    assert database.read_file("s", "teacher") == CONTENT
+    with database.transaction() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(file_parts)) == 11
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_studies_with_the_same_file_share_its_parts(database: Database) -> None:
+    for study in ("s", "t"):
+        database.keep_file(study, "teacher", CONTENT)
+    assert database.read_file("t", "teacher") == CONTENT
+    with database.transaction() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(file_parts)) == 11
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_of_many_that_keep_at_once_one_is_kept_whole(database: Database) -> None:
+    databases = [connect(database.url) for _ in range(4)]
+    contents = [bytes([number]) * 5000 for number in range(4)]
+
+    def keep(number: int) -> str:
+        return databases[number].keep_file("s", "teacher", contents[number])
+
+    with ThreadPoolExecutor(4) as threads:
+        digests = set(threads.map(keep, range(4)))
+    for other in databases:
+        other.close()
+    kept = database.read_file("s", "teacher")
+    assert kept in contents
+    assert digests == {hashlib.sha256(kept).hexdigest()}
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_file_is_found_out(database: Database, damage: str) -> None:
+    database.keep_file("s", "teacher", CONTENT)
+    last = file_parts.c.part == 10
+    change = sa.update(file_parts).values(content=b"x") if damage == "changed" else None
+    with database.transaction() as connection:
+        connection.execute((sa.delete(file_parts) if change is None else change).where(last))
+    with pytest.raises(StorageError, match=r"'teacher' of study 's' at .* is damaged: its sha256"):
+        database.read_file("s", "teacher")
+
+
+def test_a_file_that_cannot_be_kept_leaves_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igkd_search.database._INSERT_PART", sa.text("INSERT INTO nowhere"))
+    with pytest.raises(StorageError):
+        database.keep_file("s", "teacher", b"a")
+    assert database.file_digests("s") == {}
 
 
 def test_an_unknown_study_is_named(database: Database) -> None:

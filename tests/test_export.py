@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from igkd_search import __version__, database, export, registry, results, spec, study_file
 from igkd_search.errors import MaterialError, StorageError, StudyError
+from igkd_search.schema import files
 from tests import tiny
 
 
@@ -59,7 +61,8 @@ def test_every_field_of_the_configuration_is_written_out(
     text = (tmp_path / "best.toml").read_text()
     plain = tomllib.loads(text)
     assert list(plain["trial"]) == list(spec.TrialConfig.model_fields)
-    assert plain["trial"] == study.trial.model_dump() | winner.parameters
+    decided = {"architecture": study.teacher.architecture} | winner.parameters
+    assert plain["trial"] == study.trial.model_dump() | decided
     assert plain["data"] == study.data.model_dump(exclude_none=True) | {"classes": tiny.CLASSES}
     assert plain["overlays"] == study.overlays.model_dump()
     for line in text.splitlines():
@@ -156,9 +159,21 @@ def test_a_teacher_that_is_gone_or_another_is_refused_and_nothing_is_written(
     with pytest.raises(MaterialError, match="not the teacher that study 'tiny' began with"):
         export.export(base, "tiny", tmp_path / "it.toml", home)
     weights.unlink()
+    with base.transaction() as connection:
+        connection.execute(sa.delete(files))  # as in a database that an older igkd-search made
     with pytest.raises(MaterialError, match="is not there; give the --home"):
         export.export(base, "tiny", tmp_path / "it.toml", home)
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_the_teacher_comes_from_the_database_where_the_home_lacks_it(
+    base: database.Database, searched: Path, tmp_path: Path
+) -> None:
+    here = export.export(base, "tiny", tmp_path / "here.toml", searched)
+    there = export.export(base, "tiny", tmp_path / "there.toml", tmp_path / "another home")
+    assert there.teacher.checkpoint_sha256 == here.teacher.checkpoint_sha256
+    weights = [tmp_path / f"{name}.teacher.safetensors" for name in ("here", "there")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_a_place_that_cannot_be_made_is_named(

@@ -1,5 +1,6 @@
 """Law 6 on a small net with dropout: repeated or stopped and resumed, the record is the same."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -467,6 +468,24 @@ def test_the_device_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("IGKD_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert fitting.default_device() == torch.device("cuda")
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_gpu_computes_in_bf16_where_its_hardware_does(
+    supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def is_supported(including_emulation: bool = True) -> bool:
+        asked.append(including_emulation)
+        return supported
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    assert fitting._has_bf16(torch.device("cuda", 1)) == supported
+    assert asked == [False]
+    assert not fitting._has_bf16(CPU)
+    assert not fitting._has_bf16(torch.device("mps"))
 
 
 def test_a_placed_model_is_channels_last() -> None:

@@ -2,25 +2,34 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-from safetensors.torch import load_file, save_file
+import sqlalchemy as sa
+import torch
+from safetensors.torch import load_file, save, save_file
 
 from igkd_search import (
     database,
+    export,
+    final,
     fitting,
     inventory,
+    latency,
     launch,
     materials,
+    onnx_export,
+    overlay_bank,
     registry,
     results,
+    schema,
     slots,
     spec,
+    study_file,
     training,
 )
 from igkd_search.errors import DataError, MaterialError, StorageError, StudyError
@@ -50,6 +59,11 @@ def facts_of(base: database.Database) -> dict[str, Any]:
 def listing(folder: Path) -> dict[Path, int]:
     """Every file below the folder, and when it was written."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def with_checkpoint(study: spec.Study, path: Path) -> spec.Study:
+    teacher = study.teacher.model_copy(update={"checkpoint": str(path)})
+    return study.model_copy(update={"teacher": teacher})
 
 
 def no_training(*_: Any, **__: Any) -> Iterator[fitting.EpochRecord]:
@@ -257,8 +271,7 @@ def test_another_teacher_file_is_refused(
     base = database.connect(f"sqlite:///{fresh / 'igkd.db'}")
     path = tmp_path / "given.safetensors"
     shutil.copy(shared.teacher.weights, path)
-    teacher = study.teacher.model_copy(update={"checkpoint": str(path)})
-    given = study.model_copy(update={"teacher": teacher})
+    given = with_checkpoint(study, path)
     launch.prepare(base, given, fresh)
     assert facts_of(base)["teacher_file"] == str(path)
     before = base.read_study("tiny")
@@ -266,6 +279,181 @@ def test_another_teacher_file_is_refused(
     with pytest.raises(StudyError, match="began with another teacher"):
         launch.prepare(base, given, fresh, trials=9)
     assert base.read_study("tiny") == before
+    base.close()
+
+
+# --- one teacher for all hosts
+
+
+def another_host(home: Path, place: Path) -> Path:
+    """A home without a teacher and its banks; ONNX files and times are made long enough already."""
+    return tiny.copy_entries(home, place, "latency", "onnx")
+
+
+def test_another_host_builds_its_banks_from_the_teacher_that_is_kept(
+    base: database.Database,
+    study: spec.Study,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there, facts = another_host(home, tmp_path / "there"), facts_of(base)
+    monkeypatch.setattr(fitting, "fit", no_training)
+    for _ in range(2):
+        shared = launch.prepare(base, study, there, trials=2)
+        assert shared.teacher.digest == facts["fingerprints"]["teacher"]
+        assert shared.teacher.weights.is_relative_to(there / "vault" / "teacher")
+        assert shared.fingerprints == facts["fingerprints"]
+    assert facts_of(base)["teacher_accuracy"] == facts["teacher_accuracy"]
+
+
+def test_a_host_with_a_teacher_of_its_own_uses_the_one_that_is_kept(
+    base: database.Database, study: spec.Study, home: Path, tmp_path: Path
+) -> None:
+    # the same recipe gave other bits here, for another study
+    there = tiny.copy_entries(home, tmp_path / "there", "latency", "onnx", "teacher")
+    (name,), facts = base.file_digests("tiny"), facts_of(base)
+    weights = load_file(home / facts["teacher_file"])
+    weights["classifier.1.bias"] += 1e-3
+    other = database.connect(f"sqlite:///{tmp_path / 'other.db'}")
+    kept = other.keep_file("tiny", name, save(weights))
+    for _ in range(2):  # as the study begins, and once it has begun
+        shared = launch.prepare(other, study, there)
+        assert shared.teacher.digest == kept != facts["fingerprints"]["teacher"]
+    other.close()
+
+
+def test_another_host_needs_no_checkpoint(
+    study: spec.Study, shared: materials.Materials, home: Path, tmp_path: Path
+) -> None:
+    here = another_host(home, tmp_path / "here")
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    path = tmp_path / "given.pt"
+    torch.save(load_file(shared.teacher.weights), path)
+    given = with_checkpoint(study, path)
+    begun = launch.prepare(base, given, here)
+    path.unlink()
+    there = another_host(home, tmp_path / "there")
+    stored = registry.find("tiny", base)
+    assert launch.check(stored, there, base) is not None
+    found = launch.prepare(base, stored, there)
+    assert found.fingerprints == begun.fingerprints
+    assert found.teacher.weights.is_relative_to(there / "vault")
+    other = given.model_copy(update={"name": "other"})  # has not begun, so nothing is kept for it
+    for attempt in (
+        lambda: launch.check(stored, there),
+        lambda: launch.check(other, there, base),
+        lambda: launch.prepare(base, other, there),
+    ):
+        with pytest.raises(StudyError, match=r"given\.pt: no such file"):
+            attempt()
+    base.close()
+
+
+def test_the_teacher_is_kept_before_the_banks_and_holds_no_other_question_back(
+    study: spec.Study, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageError("disk full")
+
+    there = tiny.copy_entries(home, tmp_path / "there", "latency", "onnx", "teacher")
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    with monkeypatch.context() as patched:
+        patched.setattr(overlay_bank, "obtain", full)
+        with pytest.raises(StorageError, match="disk full"):
+            launch.prepare(base, study, there)
+    assert base.study_names() == []
+    (kept,) = base.file_digests("tiny").values()
+    options = study.teacher.model_copy(update={"epochs": 14})
+    changed = launch.prepare(base, study.model_copy(update={"teacher": options}), there)
+    assert changed.teacher.digest != kept
+    assert sorted(base.file_digests("tiny").values()) == sorted([kept, changed.teacher.digest])
+    with pytest.raises(StudyError, match=r"teacher\.epochs: 14 -> 15"):
+        launch.prepare(base, study, there)
+    base.close()
+
+
+def test_a_study_that_began_with_another_teacher_keeps_none_in_its_place(
+    base: database.Database, study: spec.Study, home: Path, tmp_path: Path
+) -> None:
+    # as one that an older igkd-search began, whose teacher another host trains to other bits
+    with base.transaction() as connection:
+        connection.execute(sa.delete(schema.files))
+    known = facts_of(base)["fingerprints"]
+    base.update_facts("tiny", fingerprints={**known, "teacher": "0" * 64})
+    there = tiny.copy_entries(home, tmp_path / "there", "latency", "onnx", "teacher")
+    with pytest.raises(StudyError, match="began with another teacher"):
+        launch.prepare(base, study, there)
+    assert base.file_digests("tiny") == {}
+    assert not (there / "vault" / "overlays").exists()
+    base.update_facts("tiny", fingerprints=known)
+    launch.prepare(base, study, there)
+    assert list(base.file_digests("tiny").values()) == [known["teacher"]]
+
+
+def test_a_teacher_that_fails_is_not_kept(study: spec.Study, home: Path, tmp_path: Path) -> None:
+    there = tiny.copy_entries(home, tmp_path / "there", "latency", "onnx", "teacher")
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    blind = study.model_copy(
+        update={"teacher": study.teacher.model_copy(update={"learning_rate": 1e-9})}
+    )
+    with pytest.raises(MaterialError, match="to be better than chance"):
+        launch.prepare(base, blind, there)
+    assert base.file_digests("tiny") == {} and base.study_names() == []
+    assert not (there / "vault" / "overlays").exists()
+    base.close()
+
+
+# --- architectures
+
+
+def test_images_that_an_architecture_cannot_take_are_refused_before_anything_is_written(
+    arrays: Path, tmp_path: Path
+) -> None:
+    plain = {"teacher": {"architecture": "alexnet", "width": 1.0}}
+    wrong = tiny.study(arrays, **plain, trial={"architecture": "mobilenet_v2"})
+    with pytest.raises(StudyError, match=r"alexnet cannot take images of 8x8 pixels .* 64x64;"):
+        launch.check(wrong, tmp_path)
+    student = tiny.study(arrays, trial={"architecture": "vgg11", "removed_blocks": 0, "width": 1.0})
+    with pytest.raises(StudyError, match="vgg11-0 cannot take images of 8x8 pixels"):
+        launch.check(student, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_students_of_another_architecture_are_told_apart(
+    arrays: Path,
+    home: Path,
+    shared: materials.Materials,
+    tmp_path: Path,
+    own: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # what they cost is not asked here, and exporting them takes seconds each
+    timing = shared.latency["teacher"].timing
+    monkeypatch.setattr(onnx_export, "export", lambda network, shape, path: path.touch())
+    monkeypatch.setattr(latency, "measure", lambda networks, *_: dict.fromkeys(networks, timing))
+    own(mine="tests.own_networks:blocks")
+    choices = {"architecture": {"choices": ["mine", "mobilenet_v2"]}}
+    span = {"kd_weight": {"low": 0.0, "high": 1.0}}
+    asked = tiny.study(
+        arrays,
+        trial={"removed_blocks": 1},
+        search={"space": {**choices, **span}, "start": [{"architecture": "mine"}]},
+        materials={"targets": "live"},
+    )
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    there = tiny.copy_entries(home, tmp_path / "there", "teacher", "overlays")
+    launch.search(base, asked, there, trials=1)
+    assert set(facts_of(base)["latency"]) == {"teacher", "mine-1-x0.1", "mobilenet_v2-1-x0.1"}
+    (row,) = results.rows(results.open_study(base, "tiny"))
+    assert (row.state, row.parameters["architecture"]) == ("complete", "mine")
+    assert row.attributes["architecture"] == "mine-1-x0.1"
+    exported = export.export(base, "tiny", tmp_path / "best.toml", there)
+    assert exported.trial.architecture == "mine"
+    again = study_file.read_exported(tmp_path / "best.toml")
+    assert again.trial == exported.trial
+    result = final.train(again, tmp_path / "final", there)
+    assert result["student"]["architecture"] == "mine-1-x0.1"
     base.close()
 
 

@@ -262,7 +262,7 @@ def test_new_students_are_measured_with_files_that_were_exported_before(
     monkeypatch.setattr(latency, "measure", measure)
     machine = latency.machine()
     monkeypatch.setattr(latency, "machine", lambda: {**machine, "cpu": "another"})
-    study = tiny.study(arrays, teacher={"epochs": 1}, materials={"targets": "live"})
+    study = tiny.study(arrays, materials={"targets": "live"})
     fresh = tiny.copy_entries(home, tmp_path, "onnx")
     for _ in range(2):
         materials.prepare(study, fresh, CPU, data)
@@ -314,3 +314,36 @@ def test_a_student_that_cannot_take_the_teachers_blocks_is_refused_at_once(array
     with pytest.raises(StudyError, match=r"trial.width = 2 must be teacher.width = "):
         materials.check(wide)
     materials.check(tiny.study(arrays, trial={"initialisation": "random", "width": 2.0}))
+    other = {"initialisation": "teacher", "architecture": "resnet18", "width": 1.0}
+    with pytest.raises(StudyError, match=r"trial\.architecture = resnet18 must be teacher\.arch"):
+        materials.check(tiny.study(arrays, trial={**other, "removed_blocks": 2}))
+
+
+def test_every_choice_of_an_architecture_is_checked(arrays: Path) -> None:
+    space = {"architecture": {"choices": ["mobilenet_v2", "resnet18"]}}
+    study = tiny.study(arrays, trial={"width": 1.0, "removed_blocks": 8}, search={"space": space})
+    names = [architecture.name for architecture in materials.architectures(study)]
+    assert names == ["mobilenet_v2-8", "resnet18-8"]
+    materials.check(study)
+    fewer = tiny.study(arrays, trial={"width": 1.0, "removed_blocks": 9}, search={"space": space})
+    with pytest.raises(StudyError, match="resnet18 has 9 blocks; allowed are 0 to 8"):
+        materials.check(fewer)
+    narrow = tiny.study(arrays, trial={"width": 0.5}, search={"space": space})
+    with pytest.raises(StudyError, match=r"width = 0\.5: resnet18 has one width"):
+        materials.check(narrow)
+    teacher = {"architecture": "resnet18", "width": 0.5}
+    with pytest.raises(StudyError, match=r"width = 0\.5: resnet18 has one width"):
+        materials.check(tiny.study(arrays, teacher=teacher))
+
+
+def test_images_are_checked_before_a_teacher_is_trained(
+    arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("igkd_search.teacher.obtain", refuse)
+    study = tiny.study(arrays, teacher={"architecture": "vgg11", "width": 1.0})
+    study = study.model_copy(
+        update={"trial": study.trial.model_copy(update={"architecture": "mobilenet_v2"})}
+    )
+    with pytest.raises(StudyError, match="vgg11 cannot take images of 8x8 pixels"):
+        materials.prepare(study, tmp_path / "home", CPU)
+    assert not (tmp_path / "home").exists()

@@ -1,14 +1,16 @@
 """Architectures cost what the paper's table says, and a student is the beginning of its teacher."""
 
-from typing import get_args
+import re
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from igkd_search import models, spec
+from igkd_search import models, networks, spec
+from igkd_search.architectures import TORCHVISION
 from igkd_search.errors import StudyError
-from igkd_search.models import Architecture
+from igkd_search.models import Architecture, Student
 
 IMAGE = (3, 32, 32)
 BLOCKS = 19
@@ -37,6 +39,12 @@ def teacher() -> nn.Module:
 def student_of(removed_blocks: int) -> nn.Module:
     with torch.device("meta"):
         return models.build_student(Architecture("mobilenet_v2", removed_blocks), 10)
+
+
+def built(architecture: Architecture, classes: int) -> Student:
+    student = models.build_student(architecture, classes)
+    assert isinstance(student, Student)
+    return student
 
 
 def seeded_teacher(width: float = TINY) -> nn.Module:
@@ -93,7 +101,7 @@ def test_parameters_are_counted_by_hand_on_a_tiny_network() -> None:
 @pytest.mark.parametrize("removed_blocks", [0, 1, 5, 11, 18])
 def test_a_student_is_the_beginning_of_its_teacher(removed_blocks: int) -> None:
     network = seeded_teacher()
-    student = models.build_student(Architecture("mobilenet_v2", removed_blocks, TINY), 4).eval()
+    student = built(Architecture("mobilenet_v2", removed_blocks, TINY), 4).eval()
     models.copy_prefix(student, network)
     images = torch.randn(2, 3, 16, 16)
     blocks = network.features
@@ -107,7 +115,7 @@ def test_a_student_is_the_beginning_of_its_teacher(removed_blocks: int) -> None:
 
 def test_copying_the_beginning_leaves_the_classifier_and_the_teacher_alone() -> None:
     network = seeded_teacher()
-    student = models.build_student(Architecture("mobilenet_v2", 11, TINY), 4)
+    student = built(Architecture("mobilenet_v2", 11, TINY), 4)
     head = student.classifier.weight.clone()
     kept = {name: value.clone() for name, value in network.state_dict().items()}
     models.copy_prefix(student, network)
@@ -145,7 +153,7 @@ def test_removing_a_block_that_is_not_there_is_refused(removed_blocks: int) -> N
 def test_the_outermost_students_that_there_are_pass_the_check(removed_blocks: int) -> None:
     architecture = Architecture("mobilenet_v2", removed_blocks, TINY)
     models.check_removed_blocks(architecture)
-    kept = models.build_student(architecture, 4).features
+    kept = built(architecture, 4).features
     assert len(kept) == BLOCKS - removed_blocks
 
 
@@ -181,5 +189,208 @@ def test_the_name_of_an_architecture(architecture: Architecture, name: str) -> N
     assert architecture.name == name
 
 
-def test_the_study_file_names_the_teachers_that_there_are() -> None:
-    assert set(get_args(spec.TeacherArchitecture)) == set(models.TEACHERS)
+def test_a_trial_is_of_the_teachers_architecture_unless_it_names_another() -> None:
+    trial = spec.TrialConfig(removed_blocks=3, width=0.5)
+    assert Architecture.of(trial, "mobilenet_v2") == Architecture("mobilenet_v2", 3, 0.5)
+    other = trial.model_copy(update={"architecture": "resnet18"})
+    assert Architecture.of(other, "mobilenet_v2").name == "resnet18-3-x0.5"
+
+
+# --- students of other families
+
+BLOCKS_OF = {
+    "alexnet": 5,
+    "convnext_tiny": 8,
+    "densenet121": 8,
+    "efficientnet_b0": 9,
+    "efficientnet_v2_s": 8,
+    "googlenet": 12,
+    "inception_v3": 16,
+    "mnasnet0_5": 20,
+    "mobilenet_v2": 19,
+    "mobilenet_v3_large": 17,
+    "mobilenet_v3_small": 13,
+    "regnet_x_400mf": 23,
+    "regnet_y_400mf": 17,
+    "resnet18": 9,
+    "resnet50": 17,
+    "resnext50_32x4d": 17,
+    "shufflenet_v2_x0_5": 18,
+    "squeezenet1_0": 9,
+    "vgg11": 8,
+    "vgg16_bn": 13,
+    "wide_resnet50_2": 17,
+}
+UNCUT = [name for name in TORCHVISION if name.startswith(("maxvit", "swin", "vit"))]
+# what takes a network's last maps, before or after they are pooled
+HEADS = ("avgpool", "fc", "classifier")
+
+
+@pytest.mark.parametrize(("name", "count"), BLOCKS_OF.items())
+def test_the_blocks_of_a_family_are_counted(name: str, count: int) -> None:
+    for side in (32, 224):  # whatever the stem
+        cut = models.blocks(networks.skeleton(name, 2, 1.0, side))
+        assert cut is not None and len(cut) == count
+    expected = f"removed_blocks = {count}: {name} has {count} blocks; allowed are 0 to {count - 1}"
+    with pytest.raises(StudyError) as caught:
+        models.check_removed_blocks(Architecture(name, count))
+    assert str(caught.value) == expected
+    models.check_removed_blocks(Architecture(name, count - 1))
+
+
+def test_every_other_name_has_blocks_too() -> None:
+    # the largest of a family are as its smallest, which the table above holds
+    shown = {re.split(r"[_\d]", name)[0] for name in BLOCKS_OF}
+    others = set(TORCHVISION) - set(UNCUT)
+    assert {re.split(r"[_\d]", name)[0] for name in others} == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("alexnet", 64),
+        ("convnext_tiny", 32),
+        ("densenet121", 32),
+        ("efficientnet_b0", 32),
+        ("googlenet", 32),
+        ("inception_v3", 96),
+        ("mnasnet0_5", 32),
+        ("mobilenet_v3_small", 32),
+        ("regnet_y_400mf", 32),
+        ("resnet18", 32),
+        ("shufflenet_v2_x0_5", 32),
+        ("squeezenet1_1", 32),
+        ("vgg11_bn", 32),
+    ],
+)
+def test_all_blocks_together_give_the_last_maps_of_the_network(name: str, side: int) -> None:
+    torch.manual_seed(0)
+    network = networks.build(name, 4, 1.0, side).eval()
+    seen: list[Tensor] = []
+
+    def look(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].clone())
+
+    head = next(part for key, part in network.named_children() if key in HEADS)
+    head.register_forward_pre_hook(look)
+    images = torch.randn(2, 3, side, side)
+    student = models.build_student(Architecture(name, 0), 4, side).eval()
+    assert isinstance(student, Student)
+    models.copy_prefix(student, network)
+    with torch.inference_mode():
+        network(images)
+        maps = student.features(images)
+        found = maps if seen[0].ndim == 4 and seen[0].shape == maps.shape else maps.mean((2, 3))
+        torch.testing.assert_close(found, seen[0].reshape(found.shape))
+        assert student(images).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", BLOCKS_OF)
+def test_every_cut_gives_a_student_that_answers_logits(name: str) -> None:
+    side = {"alexnet": 64, "inception_v3": 96}.get(name, 32)
+    count = BLOCKS_OF[name]
+    for removed in {0, 1, count // 2, count - 1}:
+        models.check_student_images(Architecture(name, removed), 5, (3, side, side))
+    student = models.build_student(Architecture(name, count - 1), 5, side).eval()
+    assert isinstance(student, Student)
+    assert len(student.features) == 1
+    assert student(torch.zeros(2, 3, side, side)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", UNCUT)
+def test_what_has_no_blocks_is_its_own_student(name: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        models.check_removed_blocks(Architecture(name, 5))
+    assert str(caught.value) == (
+        f"removed_blocks = 5: {name} has no blocks that can be removed; type "
+        "trial.removed_blocks = 0 for the whole network as the student"
+    )
+    models.check_removed_blocks(Architecture(name, 0))
+
+
+def test_its_own_student_is_the_network_itself() -> None:
+    torch.manual_seed(1)
+    student = models.build_student(Architecture("vit_b_32", 0), 4, 32)
+    torch.manual_seed(1)
+    network = models.build_teacher("vit_b_32", 4, 1.0, 32)
+    assert type(student) is type(network)
+    theirs = network.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in student.state_dict().items())
+    torch.manual_seed(2)
+    other = models.build_student(Architecture("vit_b_32", 0), 4, 32)
+    models.copy_prefix(other, network)
+    assert all(torch.equal(value, theirs[key]) for key, value in other.state_dict().items())
+
+
+def test_a_cut_may_take_images_that_the_whole_cannot() -> None:
+    image = (3, 32, 32)
+    with pytest.raises(StudyError, match="alexnet cannot take images of 32x32 pixels"):
+        models.check_teacher_images("alexnet", 4, 1.0, image)
+    with pytest.raises(StudyError, match="alexnet-0 cannot take images of 32x32 pixels"):
+        models.check_student_images(Architecture("alexnet", 0), 4, image)
+    models.check_student_images(Architecture("alexnet", 3), 4, image)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small"])
+def test_the_beginning_is_copied_whatever_the_blocks_are_called(name: str) -> None:
+    torch.manual_seed(0)
+    network = networks.build(name, 4).eval()
+    student = models.build_student(Architecture(name, 3), 4).eval()
+    assert isinstance(student, Student)
+    models.copy_prefix(student, network)
+    cut = models.blocks(network)
+    assert cut is not None
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        expected = nn.Sequential(*cut[:-3])(images)
+        assert torch.equal(student.features(images), expected)
+
+
+def test_the_beginning_of_another_network_is_refused() -> None:
+    student = models.build_student(Architecture("resnet18", 3), 4)
+    with pytest.raises(StudyError, match=r"initialisation = 'teacher': features\.0"):
+        models.copy_prefix(student, seeded_teacher())
+
+
+def test_products_of_attention_are_counted_as_torchvision_does() -> None:
+    # https://docs.pytorch.org/vision: 17.56 and 4.49 billion; on the CPU the layers are fused
+    for name, billions in (("vit_b_16", 17.56), ("swin_t", 4.49)):
+        network = networks.skeleton(name, 1000, 1.0, 224)
+        assert round(models.count_macs(network, (3, 224, 224)) / 1e9, 2) == billions
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    network = nn.Sequential(nn.Flatten(2), layer)  # images (1, 3, 2, 4) as 3 tokens of 8
+    projections, attention, feed = 3 * 8 * (3 * 8 + 8), 2 * 3 * 3 * 8, 2 * 3 * 8 * 16
+    assert models.count_macs(network, (3, 2, 4)) == projections + attention + feed
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+# --- students of own architectures
+
+
+def test_a_student_is_cut_from_an_own_architecture(own: Callable[..., None]) -> None:
+    own(mine="tests.own_networks:blocks")
+    with pytest.raises(StudyError, match="removed_blocks = 3: mine has 3 blocks; allowed are 0 to"):
+        models.check_removed_blocks(Architecture("mine", 3))
+    for removed, channels in ((0, 12), (1, 8), (2, 4)):
+        architecture = Architecture("mine", removed, 0.5)
+        student = models.build_student(architecture, 5)
+        assert isinstance(student, Student)
+        assert student.classifier.in_features == channels
+        assert student(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+        models.check_student_images(architecture, 5, (3, 8, 8))
+    models.check_teacher_images("mine", 5, 0.5, (3, 8, 8))
+
+
+def test_an_own_architecture_without_features_is_its_own_student(own: Callable[..., None]) -> None:
+    own(mine="tests.own_networks:by_value")
+    with pytest.raises(StudyError, match=r"mine has no blocks .* trial\.removed_blocks = 0"):
+        models.check_removed_blocks(Architecture("mine", 1))
+    models.check_student_images(Architecture("mine", 0), 5, (3, 8, 8))
+
+
+def test_an_own_architecture_that_breaks_its_contract_is_refused(own: Callable[..., None]) -> None:
+    own(flat="tests.own_networks:flat", many="tests.own_networks:one_too_many")
+    with pytest.raises(StudyError, match=r"'flat': its features give \(2, 3\).* \(2, C, h, w\)"):
+        models.check_student_images(Architecture("flat", 0), 5, (3, 8, 8))
+    with pytest.raises(StudyError, match=r"'many' answers \(2, 6\).* wanted are logits \(2, 5\)"):
+        models.check_teacher_images("many", 5, 1.0, (3, 8, 8))

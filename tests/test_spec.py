@@ -6,6 +6,7 @@ The expected words are whole messages: they are what a user reads.
 import copy
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ MINIMAL: dict[str, Any] = {
 }
 TOP = "data, materials, name, overlays, search, teacher, trial"
 TRIAL = (
-    "batch_size, ema_decay, epochs, initialisation, kd_weight, label_smoothing, learning_rate, "
-    "momentum, optimizer, overlay_exponent_max, overlay_probability, overlay_strength, "
-    "removed_blocks, temperature, warmup, weight_decay, width"
+    "architecture, batch_size, ema_decay, epochs, initialisation, kd_weight, label_smoothing, "
+    "learning_rate, momentum, optimizer, overlay_exponent_max, overlay_probability, "
+    "overlay_strength, removed_blocks, temperature, warmup, weight_decay, width"
 )
 TEACHER = (
     "architecture, batch_size, checkpoint, checkpoint_sha256, ema_decay, epochs, label_smoothing, "
@@ -112,7 +113,6 @@ def test_a_key_that_resembles_none_is_named_with_all_legal_ones() -> None:
             "hyperbnd",
             "; did you mean 'hyperband'?; allowed: asha, hyperband, median, none",
         ),
-        ("teacher__architecture", "resnet", "; allowed: mobilenet_v2"),
         ("trial__optimizer", "adan", "; did you mean 'adam'?; allowed: adam, adamw, sgd"),
         (
             "overlays__control",
@@ -133,6 +133,61 @@ def test_an_unknown_value_is_named_with_the_nearest_legal_one(
     place: str, value: str, said: str
 ) -> None:
     assert fault(**{place: value}) == (f"{place.replace('__', '.')}: unknown value {value!r}{said}")
+
+
+LEGAL_ARCHITECTURES = (
+    "allowed: a classifier of torchvision, such as mobilenet_v2 or resnet18, or an entry point of "
+    "igkd_search.architectures (installed: "
+)
+
+
+@pytest.mark.parametrize("place", ["teacher__architecture", "trial__architecture"])
+def test_an_unknown_architecture_is_answered_with_the_nearest_and_the_group(place: str) -> None:
+    where = place.replace("__", ".")
+    assert fault(**{place: "resnet19"}) == (
+        f"{where}: unknown value 'resnet19'; did you mean 'resnet18'?; {LEGAL_ARCHITECTURES}none)"
+    )
+    assert fault(**{place: "/tmp/net.py"}).startswith(f"{where}: unknown value '/tmp/net.py'")
+
+
+def test_an_installed_entry_point_is_a_legal_architecture(
+    own: Callable[..., None],
+) -> None:
+    own(my_net="package:net")
+    found = study(teacher__architecture="my_net", trial__architecture="my_net")
+    assert (found.teacher.architecture, found.trial.architecture) == ("my_net", "my_net")
+    assert fault(teacher__architecture="my_nett") == (
+        "teacher.architecture: unknown value 'my_nett'; did you mean 'my_net'?; "
+        f"{LEGAL_ARCHITECTURES}my_net)"
+    )
+
+
+def test_an_entry_point_must_not_shadow_a_name_of_torchvision(own: Callable[..., None]) -> None:
+    own(resnet18="package:net")
+    study(teacher__architecture="resnet34")
+    assert fault(teacher__architecture="resnet18") == (
+        "teacher.architecture: 'resnet18' is torchvision's name and that of package:net, an entry "
+        "point of igkd_search.architectures: give the latter another name, or uninstall its package"
+    )
+
+
+def test_a_study_with_choices_is_read_back_as_it_was_stored() -> None:
+    span = {"choices": [16, 32]}
+    found = study(search__space__batch_size=span)
+    plain = json.loads(json.dumps(found.model_dump(mode="json")))
+    assert plain["search"]["space"]["batch_size"] == span
+    assert study_file.check(spec.Study, plain, "stored").question() == found.question()
+
+
+def test_the_architecture_of_a_student_may_be_searched_by_choices() -> None:
+    span = {"choices": ["resnet18", "mobilenet_v2"]}
+    found = study(search__space__architecture=span)
+    assert found.values_of("architecture") == ["mobilenet_v2", "resnet18"]
+    assert study().values_of("architecture") == [None]
+    said = fault(search__space__architecture={"choices": ["resnet18", "resnet19"]})
+    assert said.startswith("search.space.architecture: 'resnet19' is not allowed: unknown value")
+    said = fault(search__space__architecture={"low": 1, "high": 2})
+    assert said.partition("2 faults")[2].count("Input should be a valid string") == 2
 
 
 @pytest.mark.parametrize(

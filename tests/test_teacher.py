@@ -1,23 +1,33 @@
 """Law 9: the teacher learns the fit rows alone; killed it goes on; another's file is checked."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from igkd_search import datasets, fitting, materials, models, spec, teacher
+from igkd_search import datasets, fitting, materials, spec, teacher
 from igkd_search.errors import MaterialError, StudyError
 from igkd_search.vault import Vault, file_digest
 from tests import tiny
 
 CPU = torch.device("cpu")
+chance_level = teacher.chance_level
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patience() -> Iterator[None]:
+    """No teacher here is at chance: two epochs teach little, and these tests ask what they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher, "chance_level", lambda labels: (0.0, -1.0))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +59,6 @@ def trained(
 
 def refuse(*arguments: object, **options: object) -> Iterator[fitting.EpochRecord]:
     raise AssertionError("trained again")
-
-
-def test_the_architectures_of_a_study_file_are_those_of_models() -> None:
-    assert set(get_args(spec.TeacherArchitecture)) == set(models.TEACHERS)
 
 
 # --- law 9
@@ -196,6 +202,61 @@ def test_a_poor_teacher_says_what_to_change(
         assert remedy in str(caught.value)
 
 
+# --- chance
+
+
+@pytest.mark.parametrize(
+    ("labels", "chance", "bound"),
+    [
+        ([0, 1] * 50, 0.5, 0.6),  # sd = sqrt(0.25 / 100)
+        ([0] * 90 + [1] * 10, 0.9, 0.96),
+        ([0, 1, 2, 3] * 3, 0.25, 0.5),
+        ([5] * 7, 1.0, 1.0),
+        ([0, 1], 0.5, 1.2071),
+    ],
+)
+def test_chance_is_the_most_frequent_class_and_two_standard_errors(
+    labels: list[int], chance: float, bound: float
+) -> None:
+    assert chance_level(np.array(labels)) == pytest.approx((chance, bound), abs=1e-4)
+
+
+def test_a_teacher_at_chance_level_is_refused_and_one_just_better_is_not(
+    data: datasets.Dataset,
+    trained: tuple[teacher.Teacher, Vault],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accuracy = trained[0].accuracy
+    monkeypatch.setattr(teacher, "chance_level", lambda labels: (0.25, accuracy))
+    with pytest.raises(MaterialError) as caught:
+        teacher.obtain(options(), data, trained[1], CPU)
+    said = str(caught.value)
+    assert f"the teacher reaches {accuracy:.1%} on {tiny.VALIDATION} validation images" in said
+    assert f"gives 25.0%: it must exceed {accuracy:.1%} to be better than chance" in said
+    for remedy in ("teacher.epochs", "teacher.learning_rate", "data.validation"):
+        assert remedy in said
+    monkeypatch.setattr(teacher, "chance_level", lambda labels: (0.25, accuracy - 1e-6))
+    teacher.obtain(options(), data, trained[1], CPU)
+
+
+def test_too_few_validation_images_are_said_to_be_too_few(
+    data: datasets.Dataset,
+    trained: tuple[teacher.Teacher, Vault],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(teacher, "chance_level", chance_level)
+    few = replace(data, validation_rows=data.validation_rows[:2], fingerprint="few")
+    with pytest.raises(MaterialError, match=r"on so few no accuracy .* data\.validation"):
+        teacher.obtain(options(), few, trained[1], CPU)
+
+
+def test_the_tiny_teacher_is_better_than_chance(
+    shared: materials.Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = shared.data.labels[shared.data.validation_rows]
+    assert shared.teacher.accuracy > chance_level(labels)[1]
+
+
 # --- a teacher from a file
 
 
@@ -242,35 +303,54 @@ def test_a_file_from_elsewhere_is_held_to_the_minimum(data: datasets.Dataset, fi
         teacher.obtain(asked, data, Vault(file.parent / "vault"), CPU)
 
 
-def transpose(found: dict[str, Tensor]) -> list[str]:
-    found["classifier.1.weight"] = found["classifier.1.weight"].T.contiguous()
-    return [r"classifier.1.weight", "(1280, 3)", "(3, 1280)"]
-
-
-def lose(found: dict[str, Tensor]) -> list[str]:
-    del found["features.0.1.weight"], found["classifier.1.bias"]
-    return ["features.0.1.weight", "absent in the file", "(8,)"]
-
-
-def add(found: dict[str, Tensor]) -> list[str]:
-    found["classifier.2.bias"] = torch.zeros(7)
-    return ["classifier.2.bias", "(7,) in the file", "absent in the architecture"]
-
-
-@pytest.mark.parametrize("change", [transpose, lose, add])
-def test_the_first_key_that_does_not_fit_is_named(
-    file: Path, change: Callable[[dict[str, Tensor]], list[str]]
+@pytest.mark.parametrize("name", ["mine.pt", "mine.pth", "mine.bin"])
+def test_a_state_dict_is_converted_once_into_the_vault(
+    data: datasets.Dataset, trained: tuple[teacher.Teacher, Vault], tmp_path: Path, name: str
 ) -> None:
-    found = load_file(file)
-    expected = change(found)
-    save_file(found, file)
-    network = models.build_teacher("mobilenet_v2", tiny.CLASSES, tiny.WIDTH)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
+    torch.save(weights(trained[0]), tmp_path / name)
+    store = Vault(tmp_path / "vault")
+    asked = options(checkpoint=str(tmp_path / name), checkpoint_sha256=file_digest(tmp_path / name))
+    found = teacher.obtain(asked, data, store, CPU)
+    assert found.weights.name == "teacher.safetensors"
+    assert found.weights.is_relative_to(store.root)
+    assert same(weights(found), weights(trained[0]))
+    assert (found.accuracy, found.digest) == (trained[0].accuracy, file_digest(found.weights))
+    made = found.weights.stat().st_mtime_ns
+    assert teacher.obtain(asked, data, store, CPU).weights.stat().st_mtime_ns == made
+
+
+def test_half_precision_is_converted_and_said(
+    data: datasets.Dataset,
+    trained: tuple[teacher.Teacher, Vault],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    half = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in weights(trained[0]).items()
+    }
+    torch.save(half, tmp_path / "half.pt")
+    (tmp_path / "half.safetensors").write_bytes(save(half))
+    for name in ("half.pt", "half.safetensors"):
+        path = tmp_path / name
+        found = teacher.obtain(options(checkpoint=str(path)), data, Vault(tmp_path / "v"), CPU)
+        assert f"{path}: holds float16; converted to float32" in caplog.text
+        state = found.network.state_dict()
+        assert {str(value.dtype) for value in state.values()} == {"torch.float32", "torch.int64"}
+        assert same(state, {k: v.float() if v.dtype == torch.half else v for k, v in half.items()})
+
+
+def test_a_misfit_of_a_state_dict_names_the_users_file(
+    data: datasets.Dataset, trained: tuple[teacher.Teacher, Vault], tmp_path: Path
+) -> None:
+    found = weights(trained[0])
+    del found["features.0.1.weight"]
+    torch.save(found, tmp_path / "mine.pt")
     with pytest.raises(MaterialError) as caught:
-        teacher.load_weights(network, file)
-    for words in [str(file), *expected]:
-        assert words in str(caught.value)
-    assert same(network.state_dict(), before)
+        asked = options(checkpoint=str(tmp_path / "mine.pt"))
+        teacher.obtain(asked, data, Vault(tmp_path / "vault"), CPU)
+    assert str(caught.value).startswith(f"{tmp_path / 'mine.pt'}: features.0.1.weight is absent in")
 
 
 @pytest.mark.parametrize("content", [b"", b"half a file", b"\x80\x04pickle"])
@@ -281,3 +361,98 @@ def test_a_file_that_is_no_safetensors_is_named(
     path.write_bytes(content)
     with pytest.raises(MaterialError, match=r"mine\.safetensors: not a readable safetensors file"):
         teacher.obtain(options(checkpoint=str(path)), data, Vault(tmp_path / "vault"), CPU)
+
+
+# --- one teacher for all hosts
+
+
+@dataclass
+class Shelf:
+    """A keeper in memory, whose study may have begun."""
+
+    kept: dict[str, bytes] = field(default_factory=dict)
+    first: bytes | None = None
+
+    def begun(self) -> bytes | None:
+        return self.first
+
+    def fetch(self, recipe: str) -> bytes | None:
+        return self.kept.get(recipe)
+
+    def keep(self, recipe: str, weights: bytes) -> bytes:
+        return self.kept.setdefault(recipe, weights)
+
+
+def test_what_one_host_trained_is_not_trained_by_another(
+    data: datasets.Dataset,
+    trained: tuple[teacher.Teacher, Vault],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fitting, "fit", refuse)
+    shelf = Shelf()
+    teacher.obtain(options(), data, trained[1], CPU, shelf)
+    assert list(shelf.kept.values()) == [trained[0].weights.read_bytes()]
+    for _ in range(2):
+        found = teacher.obtain(options(), data, Vault(tmp_path), CPU, shelf)
+        assert (found.digest, found.accuracy) == (trained[0].digest, trained[0].accuracy)
+        assert found.weights.is_relative_to(tmp_path)
+        monkeypatch.setattr(shelf, "fetch", refuse)  # the second time it is in the vault
+    with pytest.raises(AssertionError, match="trained again"):
+        teacher.obtain(options(seed=9), data, Vault(tmp_path), CPU, Shelf())
+
+
+def test_of_two_hosts_that_trained_at_once_the_first_to_keep_is_obeyed(
+    data: datasets.Dataset, trained: tuple[teacher.Teacher, Vault], tmp_path: Path
+) -> None:
+    other = teacher.obtain(options(seed=5), data, Vault(tmp_path / "other"), CPU)
+    shelf, late = Shelf(), Vault(tmp_path / "late")
+    teacher.obtain(options(), data, late, CPU)
+    teacher.obtain(options(), data, late, CPU, shelf)  # its recipe
+    (recipe,) = shelf.kept
+    shelf.kept[recipe] = other.weights.read_bytes()
+    found = teacher.obtain(options(), data, late, CPU, shelf)
+    assert (found.digest, found.accuracy) == (other.digest, other.accuracy)
+    assert same(found.network.state_dict(), weights(other))
+
+
+def test_a_teacher_that_fails_is_not_kept(
+    data: datasets.Dataset, trained: tuple[teacher.Teacher, Vault]
+) -> None:
+    shelf = Shelf()
+    with pytest.raises(MaterialError):
+        teacher.obtain(options(minimum_accuracy=1.0), data, trained[1], CPU, shelf)
+    assert shelf.kept == {}
+
+
+def test_a_checkpoint_that_is_not_on_this_host_comes_from_the_keeper(
+    data: datasets.Dataset, trained: tuple[teacher.Teacher, Vault], file: Path, tmp_path: Path
+) -> None:
+    asked, shelf = options(checkpoint=str(file)), Shelf()
+    assert teacher.obtain(asked, data, Vault(tmp_path / "one"), CPU, shelf).weights == file
+    assert list(shelf.kept.values()) == [file.read_bytes()]
+    file.unlink()
+    for attempt in (
+        lambda: teacher.check(asked, shelf),
+        lambda: teacher.obtain(asked, data, Vault(tmp_path / "two"), CPU, shelf),
+    ):
+        with pytest.raises(StudyError, match="no such file"):
+            attempt()
+    begun = Shelf(first=trained[0].weights.read_bytes())
+    teacher.check(asked, begun)
+    found = teacher.obtain(asked, data, Vault(tmp_path / "two"), CPU, begun)
+    assert (found.digest, found.accuracy) == (trained[0].digest, trained[0].accuracy)
+    assert begun.kept == {}
+
+
+def test_an_own_architecture_is_trained_by_its_name_and_origin(
+    data: datasets.Dataset, tmp_path: Path, own: Callable[..., None]
+) -> None:
+    asked = spec.Teacher(epochs=1, batch_size=12)
+    own(mine="tests.own_networks:blocks")
+    mine = asked.model_copy(update={"architecture": "mine"})
+    one = teacher.obtain(mine, data, Vault(tmp_path), CPU)
+    assert one.network(torch.zeros(1, 3, tiny.SIZE, tiny.SIZE)).shape == (1, tiny.CLASSES)
+    assert teacher.obtain(mine, data, Vault(tmp_path), CPU).weights == one.weights
+    own(mine="tests.own_networks:whole")
+    assert teacher.obtain(mine, data, Vault(tmp_path), CPU).weights != one.weights

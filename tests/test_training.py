@@ -295,7 +295,7 @@ def test_a_search_runs_on_an_unreadable_test_set(
     for name in ("test_images", "test_labels"):
         (folder / f"{name}.npy").write_bytes(b"garbage")
     fresh = tiny.copy_entries(home, tmp_path / "home", "latency")
-    study = tiny.study(folder, teacher={"epochs": 1}, materials={"targets": "bank"})
+    study = tiny.study(folder, materials={"targets": "bank"})
     found = materials.prepare(study, fresh, CPU)
     assert found.data.fingerprint == shared.data.fingerprint
     results = run(config_of(study), training.Stock.of(found, study, CPU))

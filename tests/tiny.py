@@ -25,7 +25,7 @@ _PLAIN: dict[str, dict[str, Any]] = {
     "data": {"source": "arrays", "validation": VALIDATION, "shift": 1, "flip": True},
     "teacher": {
         "width": WIDTH,
-        "epochs": 10,
+        "epochs": 15,
         "batch_size": 12,
         "learning_rate": 0.03,
         "ema_decay": 0.8,
