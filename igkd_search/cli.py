@@ -171,10 +171,12 @@ def overlays(
             with console.stage("start", note="loading"):
                 check_home(home)
                 question = question_of(study, storage, home, data)
-                from igkd_search import gallery
+                from igkd_search import gallery, keeper
 
-                found = gallery.check(question, output, home)
-            drawn = gallery.draw(question, output, home, classes, found)
+                base = open_if_there(storage, home)
+                kept = keeper.Keeper.of(base, question.name, writes=False) if base else None
+                found = gallery.check(question, output, home, kept)
+            drawn = gallery.draw(question, output, home, classes, found, kept)
         tables.print_gallery(drawn, output)
 
 

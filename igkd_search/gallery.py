@@ -76,14 +76,16 @@ class Gallery:
         return _ROW_NAMES[self.control]
 
 
-def check(study: spec.Study, output: Path, home: Path) -> datasets.Dataset:
+def check(
+    study: spec.Study, output: Path, home: Path, keeper: teacher.Keeper | None = None
+) -> datasets.Dataset:
     """Whatever can be known at once, before a teacher is trained; returns the data.
 
     StudyError, DataError or MaterialError say what is wrong.
     """
     figures.check_format(output)
     fitting.default_device()
-    teacher.check(study.teacher)
+    teacher.check(study.teacher, keeper)
     return datasets.load(study.data, home)
 
 
@@ -93,17 +95,19 @@ def draw(
     home: Path,
     classes: str | None = None,
     data: datasets.Dataset | None = None,
+    keeper: teacher.Keeper | None = None,
 ) -> Gallery:
     """Write the gallery to `output`, building the teacher and the maps where they are missing.
 
+    The teacher is the study's own, where `keeper` has one.
     `classes` are names or labels, between commas; by default the first ten. StudyError when they
     are none of this data set, or too many.
     """
-    data = data if data is not None else check(study, output, home)
+    data = data if data is not None else check(study, output, home, keeper)
     chosen = choose_classes(data, classes)
     # no study may name these entries yet
     with users.using(home / "vault"):
-        found = assemble(study, data, chosen, home, fitting.default_device())
+        found = assemble(study, data, chosen, home, fitting.default_device(), keeper)
     figure = figures.draw_gallery(_title(found), _subtitle(found), _columns(found), _strips(found))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -137,11 +141,12 @@ def assemble(
     classes: Sequence[int],
     home: Path,
     device: torch.device,
+    keeper: teacher.Keeper | None = None,
 ) -> Gallery:
     """The pictures, from the materials under `home`; only teacher and maps are built if missing."""
     fitting.use_threads(data.image_shape)
     store = vault.Vault(home / "vault")
-    master = teacher.obtain(study.teacher, data, store, device)
+    master = teacher.obtain(study.teacher, data, store, device, keeper)
     bank = overlay_bank.obtain(study.overlays, data, master.network, master.digest, store, device)
     reader = datasets.reader_of(data, device)
     choices = [_choose(data, label, master.network, reader) for label in classes]

@@ -1,7 +1,6 @@
 """Start a search: prepare its materials, bring it into the database, run workers."""
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from igkd_search import (
     database,
     datasets,
     fitting,
+    keeper,
     materials,
     models,
     registry,
@@ -19,41 +19,6 @@ from igkd_search import (
     users,
     worker,
 )
-from igkd_search.errors import StudyError
-
-
-@dataclasses.dataclass(frozen=True)
-class _Keeper:
-    """The teacher in the database, for every host of the study (see teacher.Keeper)."""
-
-    base: database.Database
-    study: str
-    known: Mapping[str, str]
-    """Fingerprints of the materials that the study began with; none before it has."""
-
-    @classmethod
-    def of(cls, base: database.Database, study: str) -> "_Keeper":
-        record = base.read_study(study)
-        return cls(base, study, {} if record is None else record.facts.get("fingerprints", {}))
-
-    def begun(self) -> bytes | None:
-        if "teacher" not in self.known:
-            return None
-        return registry.kept_teacher(self.base, self.study, self.known["teacher"])
-
-    def fetch(self, recipe: str) -> bytes | None:
-        return self.base.read_file(self.study, f"teacher-{recipe}")
-
-    def keep(self, recipe: str, weights: bytes) -> bytes:
-        # named by its recipe: what a study that never began has kept holds no other question back
-        digest, name = hashlib.sha256(weights).hexdigest(), f"teacher-{recipe}"
-        if name not in self.base.file_digests(self.study):
-            _check_same(self.study, self.known, {"teacher": digest})
-        if self.base.keep_file(self.study, name, weights) == digest:
-            return weights
-        kept = self.base.read_file(self.study, name)
-        assert kept is not None
-        return kept
 
 
 def check(
@@ -65,7 +30,7 @@ def check(
     be absent where `base` keeps it. StudyError, DataError or MaterialError say what is wrong.
     """
     fitting.default_device()
-    materials.check(study, None if base is None else _Keeper.of(base, study.name))
+    materials.check(study, None if base is None else keeper.Keeper.of(base, study.name))
     if study.data.source in datasets.CACHED:
         datasets.check(study.data, home)
         return None
@@ -129,11 +94,11 @@ def _prepare(
     facts = {} if before is None else before.facts
     known = facts.get("fingerprints", {})
     data = data if data is not None else datasets.load(study.data, home)
-    _check_same(study.name, known, {"data": data.fingerprint})
-    keeper = _Keeper(base, study.name, known)
+    keeper.check_same(study.name, known, {"data": data.fingerprint})
+    kept_at = keeper.Keeper(base, study.name, known)
     device = fitting.default_device()
-    shared = materials.prepare(_as_begun(study, facts), home, device, data, keeper)
-    _check_same(study.name, known, {"teacher": shared.fingerprints["teacher"]})
+    shared = materials.prepare(_as_begun(study, facts), home, device, data, kept_at)
+    keeper.check_same(study.name, known, {"teacher": shared.fingerprints["teacher"]})
     registry.register(base, study, trials)
     teacher_file = str(shared.teacher.weights)
     if shared.teacher.weights.is_relative_to(home):
@@ -163,16 +128,6 @@ def _as_begun(study: spec.Study, facts: Mapping[str, Any]) -> spec.Study:
         return study
     options = study.materials.model_copy(update={"targets": facts["targets"]})
     return study.model_copy(update={"materials": options})
-
-
-def _check_same(name: str, known: Mapping[str, str], found: Mapping[str, str]) -> None:
-    for part, digest in found.items():
-        if known.get(part, digest) != digest:
-            raise StudyError(
-                f"study '{name}' began with another {part} (sha256 {known[part][:12]}, now "
-                f"{digest[:12]}): its trials cannot be compared; restore it, or give the study "
-                "another name"
-            )
 
 
 def describe(study: spec.Study, shared: materials.Materials, device: str) -> worker.Describe:

@@ -54,6 +54,7 @@ FLOORS = {
     "registry": 3,
     "materials": 4,
     "gallery": 4,
+    "keeper": 4,
     "training": 5,
     "results": 5,
     "worker": 6,

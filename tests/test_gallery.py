@@ -10,7 +10,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from igkd_search import augment, controls, datasets, gallery, latency, logits_bank, materials, spec
+from igkd_search import (
+    augment,
+    controls,
+    datasets,
+    fitting,
+    gallery,
+    latency,
+    logits_bank,
+    materials,
+    spec,
+)
 from igkd_search.errors import StudyError
 from tests import tiny
 
@@ -87,6 +97,32 @@ def test_only_teacher_and_maps_are_built_and_no_test_part_is_opened(
     kinds = {path.parent.parent.name for path in fresh.glob("vault/*/*/manifest.json")}
     assert kinds == {"teacher", "overlays"}
     assert list((fresh / "vault" / "users").iterdir()) == []
+
+
+def test_on_another_host_the_teacher_is_the_one_the_study_keeps(
+    study: spec.Study,
+    home: Path,
+    shared: materials.Materials,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Kept:
+        def begun(self) -> bytes:
+            return shared.teacher.weights.read_bytes()
+
+        def fetch(self, recipe: str) -> bytes:
+            return self.begun()
+
+        def keep(self, recipe: str, weights: bytes) -> bytes:
+            return self.begun()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(fitting, "fit", refuse)
+    fresh = tiny.copy_entries(home, tmp_path / "home", "overlays")
+    found = gallery.draw(study, tmp_path / "a.png", fresh, keeper=Kept())
+    assert found.teacher_accuracy == shared.teacher.accuracy
 
 
 def test_the_picture_differs_from_row_to_row(
