@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import measure
-import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
@@ -26,7 +25,8 @@ PAPER_STEPS, PAPER_BATCH = 50, 8
 def main() -> None:
     options = measure.arguments(__doc__.splitlines()[0])
     device = torch.device(options.device)
-    count, reference_steps = (32, 128) if options.quick else (128, 256)
+    # an image of 32x32 costs what sixteen of 8x8 do
+    count, reference_steps = (32, 128) if options.quick or options.data else (128, 256)
     study = measure.study_of(options, teacher_epochs=6 if options.quick else 12)
     data = datasets.load(study.data, Path())
     fitting.use_threads(data.image_shape)
@@ -67,7 +67,7 @@ def main() -> None:
         reference_steps=reference_steps,
         map_correlation=round(correlation, 4),
         map_correlation_of_theirs=round(paper, 4),
-        conditions={"map correlation >= 0.99": bool(np.round(correlation, 4) >= 0.99)},
+        conditions={"map correlation >= 0.99": correlation >= 0.99},
     )
 
 

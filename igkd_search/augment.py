@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+_PIECE = 4096  # images packed at once
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,18 @@ def pack(images: Tensor, maps: Tensor | None, shift: int) -> Tensor:
     One array means one look-up: image and map cannot come apart. H' = H + 2 shift. A map uint8 is
     one channel more, a map fp16 in [0, 1] two: the high and the low byte of 65535 steps.
     """
-    parts = images if maps is None else torch.cat([images, _channels(maps)], dim=1)
-    padded = functional.pad(parts, (shift, shift, shift, shift))
-    return padded.permute(0, 2, 3, 1).contiguous()
+    count, channels, height, width = images.shape
+    extra = 0 if maps is None else _channels(maps[:1]).shape[1]
+    shape = (count, height + 2 * shift, width + 2 * shift, channels + extra)
+    packed = torch.zeros(shape, dtype=torch.uint8, device=images.device)
+    inside = packed[:, shift : shift + height, shift : shift + width]
+    # piece by piece: images may be mapped from a file larger than what can be held twice
+    for start in range(0, count, _PIECE):
+        piece = slice(start, start + _PIECE)
+        inside[piece, ..., :channels] = images[piece].permute(0, 2, 3, 1)
+        if maps is not None:
+            inside[piece, ..., channels:] = _channels(maps[piece]).permute(0, 2, 3, 1)
+    return packed
 
 
 def _channels(maps: Tensor) -> Tensor:

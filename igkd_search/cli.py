@@ -171,11 +171,15 @@ def overlays(
             with console.stage("start", note="loading"):
                 check_home(home)
                 question = question_of(study, storage, home, data)
-                from igkd_search import gallery, keeper
+                from igkd_search import gallery, keeper, registry
 
-                base = open_if_there(storage, home)
-                kept = keeper.Keeper.of(base, question.name, writes=False) if base else None
+                base, kept = open_if_there(storage, home), None
+                if base is not None:
+                    registry.check_question(base, question)
+                    kept = keeper.Keeper.of(base, question.name, writes=False)
                 found = gallery.check(question, output, home, kept)
+                if kept is not None:
+                    keeper.check_same(question.name, kept.known, {"data": found.fingerprint})
             drawn = gallery.draw(question, output, home, classes, found, kept)
         tables.print_gallery(drawn, output)
 

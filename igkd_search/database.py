@@ -7,7 +7,7 @@ late), die creating the same tables, and exhaust Postgres' connections. All engi
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -102,13 +102,23 @@ class Database:
 
     def update_facts(self, name: str, **facts: Any) -> None:
         """Merge facts into the study's JSON; raises StorageError for an unknown study."""
+        self.settle_facts(name, lambda stored: stored | facts)
+
+    def settle_facts(
+        self, name: str, settle: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Replace the study's facts by `settle(facts)` and return them, in one transaction.
+
+        What `settle` raises leaves them as they were; StorageError for an unknown study.
+        """
         mine = studies.c.study_name == name
         with self.transaction() as connection:
             stored = connection.scalar(sa.select(studies.c.facts).where(mine).with_for_update())
             if stored is None:
                 raise unknown_study(self.url, name)
-            merged = json.dumps(json.loads(stored) | facts)
-            connection.execute(sa.update(studies).where(mine).values(facts=merged))
+            settled = settle(json.loads(stored))
+            connection.execute(sa.update(studies).where(mine).values(facts=json.dumps(settled)))
+        return settled
 
     def set_question(self, name: str, question: dict[str, Any]) -> None:
         """Replace the study's question; raises StorageError for an unknown study."""

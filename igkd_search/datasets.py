@@ -106,7 +106,7 @@ def load(data: spec.Data, home: Path) -> Dataset:
 def load_test(data: spec.Data, home: Path, classes: int) -> Part:
     """The test part: images uint8 (N, 3, H, W), labels int64 (N,). Read once a finished model."""
     images, labels = SOURCES[data.source].test(_place(data, home, _store(home)))
-    splits.check_labels(labels, classes, "test labels")
+    splits.check_labels(labels, classes, "test labels", every_class=False)
     log.info("test set opened: %d images", len(images))
     return images, labels
 
@@ -135,7 +135,7 @@ def _rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
     """Rows kept of all, fit and validation rows of those kept, and how many classes there are."""
     classes = data.classes or named or int(labels.max()) + 1
-    splits.check_labels(labels, classes, "training labels")
+    splits.check_labels(labels, classes, "training labels", every_class=True)
     kept = np.arange(len(labels))
     if data.limit is not None:
         kept = splits.draw(labels, data.limit, data.seed, "data.limit")

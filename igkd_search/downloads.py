@@ -225,7 +225,12 @@ def _download(url: str, md5: str, cache: Path) -> Path:
     path = cache / url.rpartition("/")[2]
     try:
         with _locked(path):
-            utils.download_url(url, str(cache), md5=md5)
+            if not utils.check_integrity(str(path), md5):
+                # to the side, and moved when whole: what lies in its place is never half a file
+                aside = cache / f"{path.name}.partial"
+                utils.download_url(url, str(aside), md5=md5)
+                (aside / path.name).replace(path)
+                aside.rmdir()
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{url}: the download failed ({error}). Without a network, put {path.name} (MD5 {md5}) "
@@ -235,7 +240,7 @@ def _download(url: str, md5: str, cache: Path) -> Path:
 
 
 def _locked(path: Path) -> AbstractContextManager[Any]:
-    # torchvision writes in place: of many processes one downloads, the rest wait
+    # of many processes one downloads, the rest wait
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)

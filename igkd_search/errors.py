@@ -11,6 +11,8 @@
 A message says where, what was found, what is allowed and what to type.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, Self
 
 Cause = Literal["diverged", "out_of_memory", "bug"]
@@ -43,6 +45,15 @@ class StorageError(IgkdError):
             "there and type the command again (what is finished is kept), or choose another folder "
             "(--home, IGKD_HOME or -o)"
         )
+
+    @classmethod
+    @contextmanager
+    def when_writing(cls, place: object) -> Iterator[None]:
+        """Turn an OSError of the body into `of_writing(place)`."""
+        try:
+            yield
+        except OSError as error:
+            raise cls.of_writing(place, error) from error
 
 
 class LeaseLost(StorageError):

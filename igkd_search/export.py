@@ -89,21 +89,18 @@ def _chosen(base: database.Database, name: str, trial: int | None) -> results.Ro
 
 
 def _teacher_bytes(base: database.Database, facts: dict[str, Any], home: Path, name: str) -> bytes:
+    wanted: str = facts["fingerprints"]["teacher"]
     path: Path = home / facts["teacher_file"]  # an absolute path stands for itself
-    if not path.is_file():
-        kept = registry.kept_teacher(base, name, facts["fingerprints"]["teacher"])
-        if kept is not None:
-            return kept
-        raise MaterialError(
-            f"{path}: the teacher of study '{name}' is not there; give the --home it was trained "
-            f"in, or train it again with 'igkd prepare {name}'"
-        )
-    if vault.file_digest(path) != facts["fingerprints"]["teacher"]:
-        raise MaterialError(
-            f"{path}: not the teacher that study '{name}' began with; train it again with "
-            f"'igkd prepare {name}'"
-        )
-    return path.read_bytes()
+    if path.is_file() and vault.file_digest(path) == wanted:
+        return path.read_bytes()
+    kept = registry.kept_teacher(base, name, wanted)
+    if kept is not None:
+        return kept
+    found = "is another one now" if path.is_file() else "is not there"
+    raise MaterialError(
+        f"{path}: the teacher of study '{name}' {found}, and the database keeps none; give the "
+        f"--home it was trained in, or train it again with 'igkd prepare {name}'"
+    )
 
 
 def _provenance(name: str, row: results.Row, facts: dict[str, Any]) -> spec.Provenance:

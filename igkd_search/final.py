@@ -56,15 +56,23 @@ def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> 
     folder holds the result of another configuration.
     """
     asked = spec.fingerprint([exported.question(), exported.provenance.seed, seeds])
-    known = _finished(folder, asked, exported.data, home)
-    if known is not None:
-        return known
+    # no study of this storage may name what is read here
+    with users.using(home / "vault"):
+        return _finished(folder, asked, exported.data, home) or _train(
+            exported, folder, home, seeds, asked
+        )
+
+
+def _train(
+    exported: spec.Exported, folder: Path, home: Path, seeds: int, asked: str
+) -> dict[str, Any]:
     bench = _bench(exported, folder, home)
     _make(folder)
     students = [_train_seed(bench, index, seeds) for index in range(seeds)]
     # only now, with every model finished, is the test set opened, and the reading counted
-    data, reads = bench.shared.data, _count_read(folder)
+    data = bench.shared.data
     test = datasets.load_test(exported.data, home, data.classes)
+    reads = _count_read(folder)
     duplicates = _count_duplicates(data, test)
     images, labels = _normalised(test, bench.stock.reader)
     accuracies = [fitting.evaluate(student, images, labels)[0] for student in students]
@@ -151,11 +159,9 @@ def _count_duplicates(data: datasets.Dataset, test: datasets.Part) -> int:
 
 def _bench(exported: spec.Exported, folder: Path, home: Path) -> _Bench:
     device = fitting.default_device()
-    # no study of this storage may name these entries
-    with users.using(home / "vault"):
-        shared = materials.prepare(exported, home, device)
-        _warn_of_other_data(exported.provenance.fingerprints, shared.fingerprints)
-        stock = training.Stock.of(shared, exported, device)
+    shared = materials.prepare(exported, home, device)
+    _warn_of_other_data(exported.provenance.fingerprints, shared.fingerprints)
+    stock = training.Stock.of(shared, exported, device)
     rows = torch.arange(len(shared.data.labels), device=device)
     return _Bench(exported, shared, stock, rows, folder)
 

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -125,9 +126,20 @@ def predict(model: nn.Module, images: Tensor, batch: int | None = None) -> Tenso
     pixels = _FORWARD_PIXELS.get(images.device.type, _FORWARD_PIXELS["cpu"])
     batch = batch or max(1, pixels // images[0, 0].numel())
     # not inference_mode, whose results a loss cannot use; not autocast, which would round them
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), _full_precision():
         parts = [model(chunk).float() for chunk in torch.split(images, batch)]
     return torch.cat(parts)
+
+
+def _full_precision() -> AbstractContextManager[None]:
+    """Convolutions without TF32, cuDNN's default: a bank must be what any other host computes."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:

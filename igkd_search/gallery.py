@@ -20,6 +20,7 @@ from igkd_search import (
     datasets,
     figures,
     fitting,
+    models,
     overlay_bank,
     spec,
     teacher,
@@ -86,7 +87,13 @@ def check(
     figures.check_format(output)
     fitting.default_device()
     teacher.check(study.teacher, keeper)
-    return datasets.load(study.data, home)
+    # decoded images are an entry that no study may name yet
+    with users.using(home / "vault"):
+        data = datasets.load(study.data, home)
+    models.check_teacher_images(
+        study.teacher.architecture, data.classes, study.teacher.width, data.image_shape
+    )
+    return data
 
 
 def draw(

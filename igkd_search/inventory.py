@@ -7,7 +7,9 @@ needed: each study's facts list the entries that its materials came from.
 import contextlib
 import json
 import logging
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,7 +121,8 @@ def _unaccounted(studies: tuple[str, ...]) -> StorageError:
     return StorageError(
         f"{'study' if one else 'studies'} {', '.join(studies)} {'does' if one else 'do'} not say "
         "which entries are needed (prepared by an older igkd-search), so nothing was removed; to "
-        f"have them written down, type: {'; '.join(f'igkd prepare {study}' for study in studies)}"
+        f"have them written down, type: {'; '.join(f'igkd prepare {study}' for study in studies)}; "
+        "where that cannot be done any more, remove single folders of the vault yourself"
     )
 
 
@@ -156,11 +159,12 @@ def _state(path: Path) -> State:
 def _measure(path: Path) -> tuple[int, datetime]:
     """Bytes of all files, and when something was last written; files may vanish meanwhile."""
     size, newest = 0, 0.0
-    for file in (path, *path.rglob("*")):
-        with contextlib.suppress(FileNotFoundError):
-            status = file.stat()
-            size += status.st_size if file.is_file() else 0
-            newest = max(newest, status.st_mtime)
+    for parent, _, names in os.walk(path):  # which passes over a folder that was renamed meanwhile
+        for file in (parent, *(os.path.join(parent, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(file)
+                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+                newest = max(newest, status.st_mtime)
     return size, datetime.fromtimestamp(newest, UTC).replace(microsecond=0)
 
 

@@ -97,29 +97,34 @@ def _prepare(
     keeper.check_same(study.name, known, {"data": data.fingerprint})
     kept_at = keeper.Keeper(base, study.name, known)
     device = fitting.default_device()
-    shared = materials.prepare(_as_begun(study, facts), home, device, data, kept_at)
-    keeper.check_same(study.name, known, {"teacher": shared.fingerprints["teacher"]})
+    begun = _as_begun(study, facts)
+    measured = _latency_of(facts)
+    shared = materials.prepare(begun, home, device, data, kept_at, measured)
     registry.register(base, study, trials)
-    teacher_file = str(shared.teacher.weights)
-    if shared.teacher.weights.is_relative_to(home):
-        teacher_file = str(shared.teacher.weights.relative_to(home))
-    # law 11: the figure of an architecture is measured once and kept, whatever this host measures
-    kept: dict[str, Any] = {name: facts[name] for name in ("latency", "machine") if name in facts}
+    settled = base.settle_facts(study.name, lambda stored: _settled(study, home, shared, stored))
+    return dataclasses.replace(shared, latency=_latency_of(settled))
+
+
+def _settled(
+    study: spec.Study, home: Path, shared: materials.Materials, stored: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The facts that stand: those of whoever began the study, which these materials must match.
+
+    Another host may have begun it while this one was building; law 11 lets the first figures of an
+    architecture stand, whatever this host measured.
+    """
+    keeper.check_same(study.name, stored.get("fingerprints", {}), shared.fingerprints)
+    weights = shared.teacher.weights
+    teacher_file = str(weights.relative_to(home) if weights.is_relative_to(home) else weights)
     # what another host found, or an earlier preparation, stays named
-    registered = base.read_study(study.name)
-    assert registered is not None
-    entries = sorted({*registered.facts.get("entries", []), *shared.entries})
-    found: dict[str, Any] = {
-        **shared.facts(),
-        **kept,
-        "teacher_file": teacher_file,
-        "entries": entries,
-    }
-    base.update_facts(study.name, **found)
-    if "latency" not in kept:
-        return shared
-    table = {name: materials.Latency.from_dict(row) for name, row in kept["latency"].items()}
-    return dataclasses.replace(shared, latency=table)
+    entries = sorted({*stored.get("entries", []), *shared.entries})
+    found = {**shared.facts(), "teacher_file": teacher_file}
+    return {**found, **stored, "entries": entries}
+
+
+def _latency_of(facts: Mapping[str, Any]) -> dict[str, materials.Latency]:
+    table = facts.get("latency", {})
+    return {name: materials.Latency.from_dict(row) for name, row in table.items()}
 
 
 def _as_begun(study: spec.Study, facts: Mapping[str, Any]) -> spec.Study:

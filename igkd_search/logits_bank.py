@@ -7,6 +7,7 @@ fault of the paper's code). A killed build goes on at its last shard.
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from igkd_search import augment, console, datasets, fitting, memory, shards, vault
+from igkd_search import augment, console, datasets, fitting, memory, shards, spec, vault
 from igkd_search.errors import MaterialError
 
+log = logging.getLogger(__name__)
+
 _VERSION = 3  # raise when the same inputs would give other numbers
-_SAMPLE = 64  # rows compared with the live teacher
+_SAMPLE = 64  # rows compared with the live teacher when a bank is opened
+_FRESH_SAMPLE = 2048  # after a build
 _ERROR = 2e-3  # fp16 rounds by 2^-11; the rest is for another batch size or device
 # Pixels of one shard: memory stays the same whatever the images' size; a GPU wants millions
 _SHARD_PIXELS = {"cpu": 2**19, "cuda": 2**25, "mps": 2**21}
@@ -41,6 +45,39 @@ def choose_views(kinds: augment.Views, rows: int, count: int, seed: int) -> NDAr
     """
     draws = np.random.default_rng(seed).random((rows, kinds.count), dtype=np.float32)
     return np.sort(np.argsort(draws, axis=1, kind="stable")[:, :count], axis=1).astype(np.int64)
+
+
+def chosen_views(study: spec.Run, data: datasets.Dataset) -> NDArray[np.int64] | None:
+    """The view indexes (N, K) that materials.views restricts training to; None: all views."""
+    asked = study.materials.views
+    if asked is None or asked >= data.views.count:
+        return None
+    return choose_views(data.views, len(data.labels), asked, study.data.seed)
+
+
+def use_bank(study: spec.Run, data: datasets.Dataset) -> bool:
+    """Whether targets are stored: when asked, or when all views fit and pay. Logs both costs."""
+    options, epochs = study.materials, study.planned_epochs()
+    restricted = options.views is not None and options.views < data.views.count
+    views = options.views if options.views is not None and restricted else data.views.count
+    size = views * len(data.labels) * data.classes * 2  # bytes of fp16
+    if options.targets != "auto":
+        chosen, why = options.targets != "live", f"targets = '{options.targets}'"
+    elif restricted:
+        chosen, why = True, f"views = {views}"
+    elif size > options.max_bytes:
+        chosen, why = False, f"the bank exceeds materials.max_bytes = {options.max_bytes:,}"
+    else:
+        chosen, why = views <= epochs, f"{views} views, {epochs} epochs planned"
+    log.info(
+        "targets: %s, since %s (bank: %s teacher forwards, %.1f MB; live: up to %s forwards)",
+        "bank" if chosen else "live",
+        why,
+        f"{views * len(data.labels):,}",
+        size / 1e6,
+        f"{epochs * len(data.fit_rows):,}",
+    )
+    return chosen
 
 
 def live_logits(network: nn.Module, reader: augment.Reader, rows: Tensor, views: Tensor) -> Tensor:
@@ -75,7 +112,9 @@ def obtain(
         _fill(folder, data, network, reader, chosen)
 
     def check(folder: Path) -> None:
-        verify(shards.read_array(folder, "logits"), network, reader, chosen)
+        # of a fresh bank many rows, from as many shards: none may lie elsewhere
+        sample = _FRESH_SAMPLE if folder.suffix == vault.PARTIAL else _SAMPLE
+        verify(shards.read_array(folder, "logits"), network, reader, chosen, sample)
 
     folder = store.entry("targets", inputs, build, check)
     return LogitsBank(shards.read_array(folder, "logits"), vault.digest(inputs))
@@ -105,7 +144,13 @@ def _fill(
         rows = np.arange(start, stop).repeat(views)
         places = np.tile(np.arange(views), stop - start)
         logits = live_logits(network, reader, *_on(device, rows, _indexes(chosen, rows, places)))
-        return logits.half().cpu().numpy().reshape(stop - start, views, data.classes)
+        stored = logits.half().cpu().numpy().reshape(stop - start, views, data.classes)
+        if not np.isfinite(stored).all():
+            raise MaterialError(
+                f"the teacher's logits reach {logits.abs().max():.3g}; a bank holds fp16, up to "
+                "65504: train or import a calmer teacher, or set materials.targets = 'live'"
+            )
+        return stored
 
     with console.stage("targets", count, "images") as stage:
         shape = (count, views, data.classes)
@@ -117,15 +162,18 @@ def verify(
     network: nn.Module,
     reader: augment.Reader,
     chosen: NDArray[np.int64] | None = None,
+    sample: int = _SAMPLE,
 ) -> None:
     """Compare sampled rows, each in a view of its own, with the live teacher (laws 1 and 2).
 
     MaterialError when any differs by more than fp16 can explain: the row is about another image.
     """
-    rows = datasets.sample_rows(len(bank), _SAMPLE)
+    rows = datasets.sample_rows(len(bank), sample)
     places = np.random.default_rng(0).integers(_views_of(reader, chosen), size=len(rows))
-    views = _indexes(chosen, rows, places)
-    live = live_logits(network, reader, *_on(reader.packed.device, rows, views)).cpu().numpy()
+    views, device = _indexes(chosen, rows, places), reader.packed.device
+    pieces = [slice(start, start + _SAMPLE) for start in range(0, len(rows), _SAMPLE)]
+    asked = [live_logits(network, reader, *_on(device, rows[s], views[s])) for s in pieces]
+    live = torch.cat(asked).cpu().numpy()
     error = np.abs(bank[rows, places].astype(np.float32) - live).max(axis=1)
     # not "error > bound": what overflowed fp16 is infinite or NaN, and NaN exceeds nothing
     wrong = rows[~(error <= error_bound(live))]

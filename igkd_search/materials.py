@@ -7,17 +7,20 @@ never reaches a trial. A killed build goes on where it stopped.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
 from igkd_search import (
+    architectures,
     console,
     controls,
     datasets,
@@ -35,7 +38,7 @@ from igkd_search.errors import StudyError
 
 log = logging.getLogger(__name__)
 
-_LATENCY_VERSION = 1  # raise when times are taken otherwise
+_LATENCY_VERSION = 2  # raise when times are taken otherwise
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Materials:
         return "bank" if self.taught_by is None else "shuffled"
 
 
-def architectures(study: spec.Run) -> list[models.Architecture]:
+def students(study: spec.Run) -> list[models.Architecture]:
     """Every student the space can ask for, in order."""
     return [
         models.Architecture(name or study.teacher.architecture, removed_blocks, width)
@@ -124,7 +127,7 @@ def architectures(study: spec.Run) -> list[models.Architecture]:
 def check(study: spec.Run, keeper: teacher.Keeper | None = None) -> None:
     """What can be known before anything is written: students have blocks, files are there."""
     teacher.check(study.teacher, keeper)
-    for architecture in architectures(study):
+    for architecture in students(study):
         models.check_removed_blocks(architecture)
         if "teacher" in study.values_of("initialisation"):
             _check_prefix(study.teacher, architecture)
@@ -146,7 +149,7 @@ def check_images(study: spec.Run, data: datasets.Dataset) -> None:
     """StudyError unless the teacher and every student can take images of this size."""
     options, shape = study.teacher, data.image_shape
     models.check_teacher_images(options.architecture, data.classes, options.width, shape)
-    for architecture in architectures(study):
+    for architecture in students(study):
         models.check_student_images(architecture, data.classes, shape)
 
 
@@ -156,11 +159,12 @@ def prepare(
     device: torch.device,
     data: datasets.Dataset | None = None,
     keeper: teacher.Keeper | None = None,
+    measured: Mapping[str, Latency] | None = None,
 ) -> Materials:
     """Build or find everything that the trials of a study share, under `home`.
 
-    `keeper` holds the teacher for all hosts. StudyError, DataError or MaterialError say what is
-    wrong; finished parts are kept.
+    `keeper` holds the teacher for all hosts, `measured` the latency figures that stand already.
+    StudyError, DataError or MaterialError say what is wrong; finished parts are kept.
     """
     check(study, keeper)
     data = data if data is not None else datasets.load(study.data, home)
@@ -171,11 +175,12 @@ def prepare(
     overlays = overlay_bank.obtain(
         study.overlays, data, master.network, master.digest, store, device
     )
-    bank, chosen = None, _chosen_views(study, data)
-    if use_bank(study, data):
+    bank, chosen = None, logits_bank.chosen_views(study, data)
+    if logits_bank.use_bank(study, data):
         bank = logits_bank.obtain(data, master.network, master.digest, store, device, chosen)
     else:
         console.settle("targets", "live teacher")
+    timed = _timed(study, data)
     groups = (data.fit_rows, data.validation_rows)
     shuffled = study.materials.targets == "shuffled"
     return Materials(
@@ -185,7 +190,7 @@ def prepare(
         chosen_views=chosen,
         taught_by=controls.other_rows(groups, study.data.seed) if shuffled else None,
         maps=controls.apply(overlays.maps, study.overlays.control, groups, study.data.seed),
-        latency=_latency_table(study, data, store),
+        latency=_latency_table(timed, data.image_shape, store, measured or {}),
         fingerprints={
             "data": data.fingerprint,
             "teacher": master.digest,
@@ -195,97 +200,115 @@ def prepare(
         completeness_gap=overlays.completeness_gap,
         map_fidelity=overlays.fidelity,
         threads=threads,
-        entries=(*data.entries, *store.opened),
+        entries=tuple(sorted({*data.entries, *store.opened, *_lying_there(timed, store)})),
     )
 
 
-def use_bank(study: spec.Run, data: datasets.Dataset) -> bool:
-    """Whether targets are stored: when asked, or when all views fit and pay. Logs both costs."""
-    options, views = study.materials, _views(study, data)
-    bank_forwards = views * len(data.labels)
-    live_forwards = study.planned_epochs() * len(data.fit_rows)
-    size = bank_forwards * data.classes * 2  # bytes of fp16
-    if options.targets != "auto":
-        chosen, why = options.targets != "live", f"targets = '{options.targets}'"
-    elif options.views is not None:
-        chosen, why = True, f"views = {options.views}"
-    elif size > options.max_bytes:
-        chosen, why = False, f"the bank exceeds materials.max_bytes = {options.max_bytes:,}"
-    else:
-        chosen = views <= study.planned_epochs()
-        why = f"{views} views, {study.planned_epochs()} epochs planned"
-    log.info(
-        "targets: %s, since %s (bank: %s teacher forwards, %.1f MB; live: up to %s forwards)",
-        "bank" if chosen else "live",
-        why,
-        f"{bank_forwards:,}",
-        size / 1e6,
-        f"{live_forwards:,}",
+@dataclass(frozen=True)
+class _Timed:
+    """A network whose latency counts: what it is, as plain JSON, and how it is built."""
+
+    described: Mapping[str, Any]
+    build: Callable[[], nn.Module]
+
+
+def _timed(study: spec.Run, data: datasets.Dataset) -> dict[str, _Timed]:
+    """The teacher and every student of the space, by name."""
+    options, side = study.teacher, max(data.image_shape[1:])
+
+    def described(network: str, width: float, removed_blocks: int | None) -> dict[str, Any]:
+        return {
+            "network": network,
+            "origin": architectures.origin(network),
+            "width": width,
+            "removed_blocks": removed_blocks,
+            "classes": data.classes,
+            "image_shape": list(data.image_shape),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        }
+
+    teachers = partial(
+        models.build_teacher, options.architecture, data.classes, options.width, side
     )
-    return chosen
+    found = {"teacher": _Timed(described(options.architecture, options.width, None), teachers)}
+    for each in students(study):
+        found[each.name] = _Timed(
+            described(each.network, each.width, each.removed_blocks),
+            partial(models.build_student, each, data.classes, side),
+        )
+    return found
 
 
-def _views(study: spec.Run, data: datasets.Dataset) -> int:
-    return min(study.materials.views or data.views.count, data.views.count)
+def _lying_there(timed: Mapping[str, _Timed], store: vault.Vault) -> set[str]:
+    """The latency and ONNX entries of these networks: used, though not opened when found."""
+    wanted = [("onnx", dict(each.described)) for each in timed.values()]
+    places = [store.folder(*each) for each in [("latency", _latency_inputs(timed)), *wanted]]
+    return {f"{place.parent.name}/{place.name}" for place in places if place.is_dir()}
 
 
-def _chosen_views(study: spec.Run, data: datasets.Dataset) -> NDArray[np.int64] | None:
-    count = _views(study, data)
-    if count == data.views.count:
-        return None
-    return logits_bank.choose_views(data.views, len(data.labels), count, study.data.seed)
-
-
-def _latency_table(
-    study: spec.Run, data: datasets.Dataset, store: vault.Vault
-) -> dict[str, Latency]:
-    options, shape, side = study.teacher, data.image_shape, max(data.image_shape[1:])
-    networks: dict[str, nn.Module] = {
-        "teacher": models.build_teacher(options.architecture, data.classes, options.width, side)
-    }
-    for architecture in architectures(study):
-        networks[architecture.name] = models.build_student(architecture, data.classes, side)
-    inputs = {
-        "networks": {name: str(network) for name, network in networks.items()},
-        "image_shape": list(shape),
+def _latency_inputs(timed: Mapping[str, _Timed]) -> dict[str, Any]:
+    return {
+        "networks": {name: dict(each.described) for name, each in timed.items()},
         "machine": latency.machine(),
         "version": _LATENCY_VERSION,
     }
+
+
+def _latency_table(
+    timed: Mapping[str, _Timed],
+    shape: tuple[int, int, int],
+    store: vault.Vault,
+    measured: Mapping[str, Latency],
+) -> dict[str, Latency]:
+    """Figures of every network: those that the study began with, else found or measured here."""
+    if set(timed) <= set(measured):
+        console.settle("latency", "kept with the study")
+        return {name: measured[name] for name in timed}
+    inputs = _latency_inputs(timed)
     if store.contains("latency", inputs):
         console.settle("latency", "found")
 
     def build(folder: Path) -> None:
-        rounds = 30
-        with console.stage("latency", len(networks) + rounds, "steps") as stage:
-            stage.advance(0, "exporting to ONNX")
-            files = {}
-            for name, network in networks.items():
-                files[name] = _onnx_file(str(network), network, shape, store)
-                stage.advance()
-            stage.advance(0, "timing")
-            timings = latency.measure(networks, files, shape, rounds, stage.advance)
-        table = {name: timing.as_dict() for name, timing in timings.items()}
+        table = {name: row.as_dict() for name, row in _measured(timed, shape, store).items()}
         vault.write_whole(folder / "latency.json", json.dumps(table).encode())
 
     folder = store.entry("latency", inputs, build)
     table = json.loads((folder / "latency.json").read_bytes())
+    return {name: Latency.from_dict(row) for name, row in table.items()} | {
+        name: row for name, row in measured.items() if name in timed
+    }
+
+
+def _measured(
+    timed: Mapping[str, _Timed], shape: tuple[int, int, int], store: vault.Vault
+) -> dict[str, Latency]:
+    networks = {name: each.build() for name, each in timed.items()}
+    rounds = 30
+    with console.stage("latency", len(networks) + rounds, "steps") as stage:
+        stage.advance(0, "exporting to ONNX")
+        files = {}
+        for name, network in networks.items():
+            files[name] = _onnx_file(timed[name].described, network, shape, store)
+            stage.advance()
+        stage.advance(0, "timing")
+        timings = latency.measure(networks, files, shape, rounds, stage.advance)
     return {
         name: Latency(
-            models.count_parameters(network),
-            models.count_macs(network, shape),
-            latency.Timing.from_dict(table[name]),
+            models.count_parameters(network), models.count_macs(network, shape), timings[name]
         )
         for name, network in networks.items()
     }
 
 
 def _onnx_file(
-    description: str, network: nn.Module, shape: tuple[int, int, int], store: vault.Vault
+    described: Mapping[str, Any],
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    store: vault.Vault,
 ) -> Path:
     # the export takes seconds, so it is made once an architecture; times do not depend on weights
-    inputs = {"network": description, "image_shape": list(shape), "torch": torch.__version__}
-
     def build(folder: Path) -> None:
         onnx_export.export(network, shape, folder / "model.onnx")
 
-    return store.entry("onnx", inputs, build) / "model.onnx"
+    return store.entry("onnx", dict(described), build) / "model.onnx"

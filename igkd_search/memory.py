@@ -16,6 +16,13 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+_WITHOUT_CLASS = (
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
+"""What allocators say that raise a plain RuntimeError."""
 _SHARE = 0.5  # of what is free: gradients and workspaces need about as much as what is counted
 
 
@@ -30,18 +37,18 @@ def free_bytes(device: torch.device) -> int:
 
 def backward_bytes(model: nn.Module, image: Tensor) -> int:
     """The bytes that a forward of one image (1, C, H, W) keeps for its backward."""
-    kept: dict[int, int] = {}
+    kept: dict[int, Tensor] = {}
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # detached: an output that its own node holds would never be freed
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
+        return tensor.detach()
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept):
         model(image.detach().requires_grad_())
-    return sum(kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def fitting_batch(model: nn.Module, image: Tensor, fastest: int) -> int:
@@ -55,9 +62,9 @@ def fitting_batch(model: nn.Module, image: Tensor, fastest: int) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator gave up; "memory format" and the like in a message are bugs."""
-    # the CPU allocator has no class of its own
-    named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return named or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _WITHOUT_CLASS)
 
 
 class Batch:

@@ -165,7 +165,8 @@ def _imported(name: str) -> Callable[[int, float], Any]:
 def _unusable(name: str, what: str) -> StudyError:
     return StudyError(
         f"architecture '{name}' ({architectures.origin(name)}, an entry point of "
-        f"{architectures.GROUP}): {what}; docs/architectures.md says what is wanted"
+        f"{architectures.GROUP}): {what}; to read what is wanted, type: python -m pydoc "
+        "igkd_search.architectures"
     )
 
 

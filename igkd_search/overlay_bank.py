@@ -8,6 +8,8 @@ killed build goes on at its last shard.
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +114,8 @@ class _Artist:
         self._network = attribution.fold_norms(network, example)
         pixels = _FASTEST_PIXELS.get(device.type, _FASTEST_PIXELS["cpu"])
         fastest = max(1, pixels // example[0, 0].numel())
-        self._batch = memory.Batch(memory.fitting_batch(self._network, example, fastest))
+        with self._must_fit():
+            self._batch = memory.Batch(memory.fitting_batch(self._network, example, fastest))
 
     def build(self, folder: Path) -> None:
         """Fill maps.npy, and say in quality.json how good it is."""
@@ -164,14 +167,19 @@ class _Artist:
 
     def _drawn(self, rows: NDArray[np.int64], steps: int) -> tuple[Tensor, Tensor]:
         """Maps (B, H, W) in [0, 1] and relative gaps (B,) of these rows, on the CPU."""
-        try:
+        with self._must_fit():
             return self._batch.attempt(lambda size: self._in_batches(rows, steps, size))
+
+    @contextmanager
+    def _must_fit(self) -> Iterator[None]:
+        try:
+            yield
         except (MemoryError, RuntimeError) as error:
             if not memory.is_out_of_memory(error):
                 raise
             raise MaterialError(
                 f"overlays: the memory of {self._device} does not hold one image's attribution "
-                f"({error}); free memory there, or set IGKD_DEVICE = cpu"
+                f"({error}); free memory there, or type IGKD_DEVICE=cpu before the command"
             ) from error
 
     def _in_batches(self, rows: NDArray[np.int64], steps: int, size: int) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,7 @@ memory-mapped npy file, and `<name>.progress` counts those whose bytes are on th
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def fill(
         rows = compute(start, stop)
         assert rows.shape == (stop - start, *shape[1:]), (rows.shape, start, stop)
         np.copyto(array[start:stop], rows, casting="same_kind")
-        with _writing(path):
+        with StorageError.when_writing(path):
             array.flush()
             files.replace(progress, str(stop).encode())
         advance(stop - start)
@@ -70,7 +69,7 @@ def _resume(
         array = _begun(path, shape, dtype) if done else None
         if array is not None:
             return array, done
-    with _writing(path):
+    with StorageError.when_writing(path):
         files.replace(progress, b"0")
         try:
             return _allocated(path, shape, dtype), 0
@@ -98,11 +97,3 @@ def _allocated(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.m
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError.of_writing(path, error) from error

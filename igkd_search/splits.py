@@ -10,14 +10,14 @@ from igkd_search.sources import Labels
 Rows = NDArray[np.int64]
 
 
-def check_labels(labels: Labels, classes: int, what: str) -> None:
-    """DataError unless labels are 0 to classes - 1, and of a training part each of these occurs."""
+def check_labels(labels: Labels, classes: int, what: str, *, every_class: bool) -> None:
+    """DataError, beginning with `what`, unless labels are 0 to classes - 1, and all if so asked."""
     found = np.unique(labels)
     if found[0] < 0 or found[-1] >= classes:
         wrong = [int(label) for label in found if not 0 <= label < classes]
         raise DataError(f"{what}: found {wrong[:5]}; allowed are 0 to {classes - 1}")
     missing = sorted(set(range(classes)) - set(found.tolist()))
-    if missing and what.startswith("training"):
+    if missing and every_class:
         raise DataError(
             f"{what}: no image of the classes {missing[:5]} of {classes}; labels must be 0 to "
             "classes - 1 without a gap"

@@ -242,7 +242,7 @@ def _trained(
         console.settle("teacher", "found")
 
     def build(folder: Path) -> None:
-        kept = None if keeper is None else keeper.fetch(vault.digest(inputs))
+        kept = None if keeper is None else keeper.begun() or keeper.fetch(vault.digest(inputs))
         if kept is None:
             _train(folder, options, data, device)
             return

@@ -28,9 +28,9 @@ def using(root: Path) -> Iterator[None]:
     Waits, with a message, for a process that prunes. StorageError when the folder is not writable.
     """
     own = FileLock(root / "users" / f"{uuid.uuid4().hex}.lock")
-    with _writing(root):
+    with StorageError.when_writing(root):
         (root / "users").mkdir(parents=True, exist_ok=True)
-    with _gate(root), _writing(root):
+    with _gate(root), StorageError.when_writing(root):
         own.acquire(timeout=0)
     try:
         yield
@@ -68,7 +68,7 @@ def _cleared(path: Path) -> bool:
 @contextmanager
 def _gate(root: Path) -> Iterator[None]:
     gate = FileLock(root / "users.lock")
-    with _writing(root):
+    with StorageError.when_writing(root):
         try:
             gate.acquire(timeout=1)  # another user comes in within less
         except Timeout:
@@ -78,11 +78,3 @@ def _gate(root: Path) -> Iterator[None]:
         yield
     finally:
         gate.release()
-
-
-@contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError.of_writing(root, error) from error

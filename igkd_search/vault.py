@@ -55,10 +55,8 @@ def write_whole(path: Path, data: bytes) -> None:
     The folder must exist: one that another process removed must not come back half. Raises
     StorageError (disk full, read-only, missing); the old content is kept then.
     """
-    try:
+    with StorageError.when_writing(path):
         files.replace(path, data)
-    except OSError as error:
-        raise StorageError.of_writing(path, error) from error
 
 
 class Vault:
@@ -123,7 +121,7 @@ class Vault:
 
         `folder` is what lies in the vault. Raises StorageError when it cannot be removed.
         """
-        with self._writing(), trying(folder) as free:
+        with StorageError.when_writing(self.root), trying(folder) as free:
             if free:
                 (folder / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(folder)
@@ -138,14 +136,14 @@ class Vault:
         check: Callable[[Path], None] | None,
     ) -> None:
         partial = folder.with_name(folder.name + PARTIAL)
-        with self._writing():
+        with StorageError.when_writing(self.root):
             _remove(folder)
             partial.mkdir(exist_ok=True)
         try:
             build(partial)
         except OSError as error:
             if error.errno in _FULL:
-                raise self._unwritable(error) from error
+                raise StorageError.of_writing(self.root, error) from error
             raise
         if check is not None:
             try:
@@ -153,7 +151,7 @@ class Vault:
             except MaterialError:
                 _remove(partial)
                 raise
-        with self._writing():
+        with StorageError.when_writing(self.root):
             _seal(partial, inputs)
             os.rename(partial, folder)
             files.sync(folder.parent)
@@ -162,7 +160,7 @@ class Vault:
     def _locked(self, folder: Path) -> Iterator[None]:
         from filelock import Timeout
 
-        with self._writing():
+        with StorageError.when_writing(self.root):
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = _lock_of(folder)
             try:
@@ -174,16 +172,6 @@ class Vault:
             yield
         finally:
             lock.release()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: OSError) -> StorageError:
-        return StorageError.of_writing(self.root, error)
 
 
 @contextlib.contextmanager

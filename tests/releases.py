@@ -96,6 +96,13 @@ WRITERS: Mapping[str, Callable[[Path], None]] = {
 }
 
 
+def trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take whatever lies there for the file of the release: its MD5 cannot be had by hand."""
+    monkeypatch.setattr(
+        "torchvision.datasets.utils.check_integrity", lambda path, md5: Path(path).is_file()
+    )
+
+
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the releases of CIFAR hold as few records as are written here."""
     batches = {f"data_batch_{i}.bin": 10 for i in range(1, 6)}

@@ -449,7 +449,7 @@ def test_materials_are_listed_with_the_study_that_uses_them(igkd: Igkd, searched
     table = igkd("materials", "--home", searched).stdout
     for entry in found["entries"]:
         assert entry["digest"] in table
-        assert entry["used_by"] == ([] if entry["kind"] == "onnx" else ["tiny"])
+        assert entry["used_by"] == ["tiny"]
     assert found["bytes"] == sum(entry["bytes"] for entry in found["entries"]) > 0
     assert "removed" not in found and found["unaccounted"] == []
     assert snapshot(searched) == before
@@ -466,17 +466,48 @@ def test_prune_removes_what_no_study_names_and_the_search_goes_on(
     assert {"teacher/0123456789abcdef"} <= {
         f"{entry['kind']}/{entry['digest']}" for entry in found["removed"]
     }
-    assert {entry["kind"] for entry in found["removed"]} == {"teacher", "onnx"}
+    assert {entry["kind"] for entry in found["removed"]} == {"teacher"}
     assert {entry["kind"] for entry in found["entries"]} == {
         "teacher",
         "overlays",
         "targets",
         "latency",
+        "onnx",
     }
     assert "nothing to remove" in igkd("materials", "--prune", "--home", home).stdout
     study = tiny.write_study(tmp_path / "study.toml", arrays)
     result = igkd("run", study, "--trials", 3, "--home", home, "-f", "json")
     assert json.loads(result.stdout)["trials"]["complete"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"overlays": {"steps": 3}}, "study 'tiny' asks another question than when it began"),
+        ({"teacher": {"epochs": 99}}, "study 'tiny' asks another question than when it began"),
+        (
+            {"teacher": {"architecture": "alexnet", "width": 1.0}, "name": "alex"},
+            "alexnet cannot take images of 8x8 pixels",
+        ),
+    ],
+)
+def test_overlays_refuse_before_a_teacher_is_trained(
+    igkd: Igkd,
+    arrays: Path,
+    searched: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("igkd_search.fitting.fit", refuse)
+    home = Path(shutil.copytree(searched, tmp_path / "home"))
+    study = tiny.write_study(tmp_path / "study.toml", arrays, **changes)
+    found = error_of(igkd("overlays", study, "-o", tmp_path / "a.png", "--home", home))
+    assert said in found and not (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize("options", [[], ["--prune"]])

@@ -53,15 +53,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Every download that was asked for; one whose file lies there is granted, others fail."""
+    """Every download that was asked for, all of which fail; what lies there counts as whole."""
     found: Asked = []
 
-    def granted(url: str, root: str, md5: str) -> None:
+    def refused(url: str, root: str, md5: str) -> None:
         found.append((url, root, md5))
-        if not (Path(root) / url.rpartition("/")[2]).is_file():
-            raise urllib.error.URLError("no route to host")
+        raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", granted)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", refused)
+    releases.trust(monkeypatch)
     return found
 
 
@@ -271,7 +271,31 @@ def test_a_failed_download_says_what_to_do_without_a_network(
         f"{url}: the download failed (<urlopen error no route to host>). Without a network, put "
         f"{name} (MD5 {md5}) into {place}, or use source = 'arrays' with your own copy"
     )
-    assert asked == [(url, str(place), md5)]
+    assert asked == [(url, str(place / f"{name}.partial"), md5)]
+
+
+def test_a_download_cut_short_is_not_taken_for_the_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_svhn(cache)
+    whole = (cache / "test_32x32.mat").read_bytes()
+    (cache / "test_32x32.mat").unlink()
+    sizes = [len(whole) // 2, len(whole)]
+
+    def cut(url: str, root: str, md5: str) -> None:
+        Path(root).mkdir(exist_ok=True)
+        size = sizes.pop(0)
+        (Path(root) / "test_32x32.mat").write_bytes(whole[:size])
+        if size < len(whole):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", cut)
+    with pytest.raises(KeyboardInterrupt):
+        load(SVHN, cache.parent)
+    assert not (cache / "test_32x32.mat").exists()
+    load(SVHN, cache.parent)
+    assert (cache / "test_32x32.mat").read_bytes() == whole
+    assert sizes == [] and not list(cache.glob("*.partial"))
 
 
 def test_a_file_of_another_checksum_is_not_used(
@@ -311,7 +335,7 @@ def test_an_archive_is_unpacked_once(cache: Path, asked: Asked, source: Any, fol
     write_archive(cache, folder)
     assert load(question, cache.parent).fingerprint == before.fingerprint
     assert len(load_test(question, cache.parent, before.classes)[1]) == SIZES[source][1]
-    assert len(asked) == 1
+    assert asked == []  # the archive lies there
     assert not list(cache.glob("*.partial"))
 
 

@@ -156,12 +156,14 @@ def test_a_teacher_that_is_gone_or_another_is_refused_and_nothing_is_written(
     weights = home / facts_of(base)["teacher_file"]
     weights.chmod(0o644)
     weights.write_bytes(b"another")
-    with pytest.raises(MaterialError, match="not the teacher that study 'tiny' began with"):
-        export.export(base, "tiny", tmp_path / "it.toml", home)
-    weights.unlink()
     with base.transaction() as connection:
         connection.execute(sa.delete(files))  # as in a database that an older igkd-search made
-    with pytest.raises(MaterialError, match="is not there; give the --home"):
+    with pytest.raises(MaterialError, match="teacher of study 'tiny' is another one now"):
+        export.export(base, "tiny", tmp_path / "it.toml", home)
+    weights.unlink()
+    with pytest.raises(
+        MaterialError, match="is not there, and the database keeps none; give the --home"
+    ):
         export.export(base, "tiny", tmp_path / "it.toml", home)
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
@@ -174,6 +176,18 @@ def test_the_teacher_comes_from_the_database_where_the_home_lacks_it(
     assert there.teacher.checkpoint_sha256 == here.teacher.checkpoint_sha256
     weights = [tmp_path / f"{name}.teacher.safetensors" for name in ("here", "there")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_changed_file_does_not_matter_where_the_database_keeps_the_teacher(
+    mine: tuple[database.Database, Path], searched: Path, tmp_path: Path
+) -> None:
+    base, home = mine
+    weights = home / facts_of(base)["teacher_file"]
+    expected = weights.read_bytes()
+    weights.chmod(0o644)
+    weights.write_bytes(b"another")
+    export.export(base, "tiny", tmp_path / "it.toml", home)
+    assert (tmp_path / "it.teacher.safetensors").read_bytes() == expected
 
 
 def test_a_place_that_cannot_be_made_is_named(

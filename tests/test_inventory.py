@@ -240,7 +240,10 @@ def test_prune_stops_at_a_study_that_does_not_say_what_it_uses(
     base.update_facts("old", teacher_accuracy=0.9)
     before = inventory.survey(store, base)
     assert before.unaccounted == ("old",)
-    with pytest.raises(StorageError, match=r"study old does not say .*type: igkd prepare old$"):
+    with pytest.raises(
+        StorageError,
+        match=r"study old does not say .*: igkd prepare old; where",
+    ):
         inventory.prune(store, base)
     base.write_study("older", {}, 1)
     with pytest.raises(StorageError, match="type: igkd prepare old; igkd prepare older"):

@@ -1,5 +1,6 @@
 """A search from end to end on tiny materials: facts, again means continue, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -103,6 +104,7 @@ def test_the_study_names_the_entries_that_its_materials_came_from(
         "overlays",
         "targets",
         "latency",
+        "onnx",
     }
     assert all((mine / "vault" / name / "manifest.json").is_file() for name in named)
     # what another host has written down stays
@@ -126,7 +128,7 @@ def test_nobody_prunes_between_the_first_entry_and_the_registration(
     monkeypatch.setattr(registry, "register", pruned_before)
     launch.prepare(base, study, mine)
     assert len(refused) == 1
-    assert {entry.kind for entry in inventory.prune(Vault(mine / "vault"), base)} == {"onnx"}
+    assert inventory.prune(Vault(mine / "vault"), base) == []
     base.close()
 
 
@@ -217,14 +219,72 @@ def test_latency_is_measured_once_for_all_trials_of_a_study(
     assert told["latency_ms"] == 123.0, "whatever this host would measure"
 
 
+@pytest.fixture
+def rival(
+    study: spec.Study, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[database.Database, Path, Callable[[materials.Materials], None]]]:
+    """A fresh database and a home; and a way to say what its host has built when another, which
+    began at the same time, has been faster."""
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    kinds = ("teacher", "overlays", "targets", "latency", "onnx")
+    slow, fast = (tiny.copy_entries(home, tmp_path / name, *kinds) for name in ("slow", "fast"))
+    prepare, built = materials.prepare, list[materials.Materials]()
+
+    def overtaken(*arguments: Any) -> materials.Materials:
+        found = prepare(*arguments)
+        if not built:
+            return found
+        other = built.pop()
+        launch.prepare(base, study, fast)
+        return other
+
+    monkeypatch.setattr(materials, "prepare", overtaken)
+    yield base, slow, built.append
+    base.close()
+
+
+def test_of_two_hosts_that_begin_at_once_the_first_to_finish_decides_the_figures(
+    rival: tuple[database.Database, Path, Callable[[materials.Materials], None]],
+    study: spec.Study,
+    shared: materials.Materials,
+) -> None:
+    base, slow, say = rival
+    row = shared.latency[tiny.STUDENT]
+    otherwise = {name: dataclasses.replace(row, macs=7) for name in shared.latency}
+    say(dataclasses.replace(shared, latency=otherwise, entries=("overlays/0123456789abcdef",)))
+    found = launch.prepare(base, study, slow)
+    assert found.latency == shared.latency  # law 11: one figure, on whichever host
+    facts = facts_of(base)
+    assert {name: row.as_dict() for name, row in found.latency.items()} == facts["latency"]
+    assert "overlays/0123456789abcdef" in facts["entries"]  # both homes' entries are named
+    assert any(name.startswith("targets/") for name in facts["entries"])
+
+
+@pytest.mark.parametrize("part", ["data", "teacher", "overlays", "targets"])
+def test_of_two_hosts_with_other_materials_the_later_one_is_refused(
+    rival: tuple[database.Database, Path, Callable[[materials.Materials], None]],
+    study: spec.Study,
+    shared: materials.Materials,
+    part: str,
+) -> None:
+    base, slow, say = rival
+    say(dataclasses.replace(shared, fingerprints={**shared.fingerprints, part: "f" * 64}))
+    with pytest.raises(StudyError, match=f"study 'tiny' began with another {part}"):
+        launch.prepare(base, study, slow)
+    assert facts_of(base)["fingerprints"] == dict(shared.fingerprints)
+
+
 def test_another_budget_keeps_the_targets_that_the_study_began_with(
     base: database.Database, study: spec.Study, mine: Path
 ) -> None:
     options = study.materials.model_copy(update={"targets": "auto"})
     auto = study.model_copy(update={"materials": options})
     base.set_question("tiny", auto.model_dump(mode="json"))
+    bank = facts_of(base)["fingerprints"]["targets"]
     for begun in ("live", "bank"):
-        base.update_facts("tiny", targets=begun)
+        prints = facts_of(base)["fingerprints"]
+        digest = bank if begun == "bank" else "live"
+        base.update_facts("tiny", targets=begun, fingerprints={**prints, "targets": digest})
         shared = launch.prepare(base, auto, mine)
         assert (shared.targets is None) == (begun == "live")
 

@@ -91,7 +91,7 @@ def test_logits_beyond_fp16_are_refused(made: Made, tmp_path: Path) -> None:
             logits: torch.Tensor = made.network(images)
             return logits * 1e6
 
-    with pytest.raises(MaterialError, match="disagrees with the live teacher"):
+    with pytest.raises(MaterialError, match="a bank holds fp16, up to 65504"):
         logits_bank.obtain(made.data, Loud().eval(), "loud", Vault(tmp_path), CPU)
 
 

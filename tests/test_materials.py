@@ -1,5 +1,6 @@
 """What trials share is built once, in the cheaper form, and known before anything is spent."""
 
+import dataclasses
 import json
 import logging
 from dataclasses import replace
@@ -11,7 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from igkd_search import augment, datasets, latency, materials, models, onnx_export, spec, training
+from igkd_search import (
+    augment,
+    datasets,
+    latency,
+    logits_bank,
+    materials,
+    models,
+    onnx_export,
+    spec,
+    training,
+)
 from igkd_search.errors import MaterialError, StudyError
 from tests import tiny
 
@@ -63,9 +74,19 @@ def test_materials_name_the_entries_they_came_from(
     assert set(shared.entries) <= {str(path) for path in built}
     kinds = [name.partition("/")[0] for name in shared.entries]
     assert kinds == ["latency", "onnx", "onnx", "overlays", "targets", "teacher"]
-    # the times were found, so the files that they were taken with were not opened
-    again = materials.prepare(study, home, CPU).entries
-    assert again == tuple(name for name in shared.entries if not name.startswith("onnx"))
+    # the times were found, so the files that they were taken with were not opened: still named
+    assert materials.prepare(study, home, CPU).entries == shared.entries
+
+
+def test_figures_that_stand_are_not_measured_again_and_nothing_is_exported(
+    study: spec.Study, home: Path, shared: materials.Materials, tmp_path: Path
+) -> None:
+    fresh = tiny.copy_entries(home, tmp_path, "teacher", "overlays", "targets")
+    row = dataclasses.replace(shared.latency["teacher"], macs=7)
+    stated = dict.fromkeys(shared.latency, row)
+    found = materials.prepare(study, fresh, CPU, measured=stated)
+    assert found.latency == stated
+    assert not (fresh / "vault" / "latency").exists() and not (fresh / "vault" / "onnx").exists()
 
 
 def test_facts_are_plain_json(shared: materials.Materials) -> None:
@@ -106,7 +127,7 @@ def test_a_control_changes_what_is_read_and_not_what_is_stored(
 def chosen(arrays: Path, data: datasets.Dataset, **options: Any) -> bool:
     """The choice for 18 views of 75 rows and 3 classes, 10 trials of 2 epochs unless told."""
     search = {"trials": options.pop("trials", 10)}
-    return materials.use_bank(tiny.study(arrays, materials=options, search=search), data)
+    return logits_bank.use_bank(tiny.study(arrays, materials=options, search=search), data)
 
 
 @pytest.mark.parametrize(("trials", "bank"), [(10, True), (9, True), (8, False), (1, False)])
@@ -217,7 +238,7 @@ def test_the_table_has_the_teacher_and_every_student(
     networks: dict[str, nn.Module] = {
         "teacher": models.build_teacher("mobilenet_v2", tiny.CLASSES, tiny.WIDTH)
     }
-    (architecture,) = materials.architectures(study)
+    (architecture,) = materials.students(study)
     assert architecture.name == tiny.STUDENT
     networks[tiny.STUDENT] = models.build_student(architecture, tiny.CLASSES)
     for name, network in networks.items():
@@ -235,7 +256,7 @@ def test_each_student_of_the_space_is_measured_once(arrays: Path) -> None:
         "width": {"low": 0.1, "high": 0.3, "step": 0.1},
         "kd_weight": {"low": 0.0, "high": 1.0},
     }
-    found = materials.architectures(tiny.study(arrays, search={"space": space}))
+    found = materials.students(tiny.study(arrays, search={"space": space}))
     assert [(a.removed_blocks, round(a.width, 9)) for a in found] == [
         (blocks, width) for blocks in (13, 15) for width in (0.1, 0.2, 0.3)
     ]
@@ -322,7 +343,7 @@ def test_a_student_that_cannot_take_the_teachers_blocks_is_refused_at_once(array
 def test_every_choice_of_an_architecture_is_checked(arrays: Path) -> None:
     space = {"architecture": {"choices": ["mobilenet_v2", "resnet18"]}}
     study = tiny.study(arrays, trial={"width": 1.0, "removed_blocks": 8}, search={"space": space})
-    names = [architecture.name for architecture in materials.architectures(study)]
+    names = [architecture.name for architecture in materials.students(study)]
     assert names == ["mobilenet_v2-8", "resnet18-8"]
     materials.check(study)
     fewer = tiny.study(arrays, trial={"width": 1.0, "removed_blocks": 9}, search={"space": space})

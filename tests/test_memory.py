@@ -1,6 +1,8 @@
 """What a backward keeps is counted; what memory refuses is halved, and nothing else is."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -19,6 +21,15 @@ def network() -> nn.Sequential:
 def test_what_a_backward_keeps_is_counted_by_hand() -> None:
     # the image for the convolution; the ReLU's output, which the linear layer reads, only once
     assert memory.backward_bytes(network(), torch.zeros(1, 3, 4, 4)) == (3 + 2) * 4 * 4 * 4
+
+
+def test_counting_leaves_nothing_behind() -> None:
+    seen = list[weakref.ref[torch.Tensor]]()
+    model = network()
+    model[1].register_forward_hook(lambda module, given, output: seen.append(weakref.ref(output)))
+    memory.backward_bytes(model, torch.zeros(1, 3, 4, 4))
+    gc.collect()
+    assert [found() for found in seen] == [None]
 
 
 def test_more_images_keep_more() -> None:
@@ -84,3 +95,15 @@ def test_the_allocator_of_the_cpu_is_recognised() -> None:
         torch.empty(2**60)
     assert memory.is_out_of_memory(caught.value)
     assert not memory.is_out_of_memory(RuntimeError("unsupported memory format option"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "MPS backend out of memory (MPS allocated: 1 GB)",
+    ],
+)
+def test_allocators_without_a_class_of_their_own_are_recognised(text: str) -> None:
+    assert memory.is_out_of_memory(RuntimeError(text))

@@ -70,7 +70,7 @@ def test_the_bank_says_how_good_it_is(made: Made) -> None:
 
 
 def test_more_steps_are_more_faithful(made: Made) -> None:
-    few, many = obtain(made, made.store), obtain(made, made.store, steps=100)
+    few, many = obtain(made, made.store), obtain(made, made.store, steps=256)
     assert few.fidelity < many.fidelity and many.fidelity > 0.99
     assert 0 <= many.completeness_gap < few.completeness_gap
 
@@ -98,7 +98,7 @@ def test_maps_below_the_wanted_fidelity_are_warned_of_each_time(
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
         assert "raise overlays.steps (1)" in caplog.text
     caplog.clear()
-    assert obtain(made, made.store, steps=100).fidelity >= 0.99
+    assert obtain(made, made.store, steps=256).fidelity >= 0.99
     assert not caplog.records
 
 
