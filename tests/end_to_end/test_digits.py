@@ -175,7 +175,7 @@ def test_the_stock_dashboard_lists_the_study(folder: Folder, first: Answer) -> N
 def test_the_final_student_is_good_and_the_test_set_was_read_once(
     folder: Folder, final: Any
 ) -> None:
-    assert final["test"] == {"images": 360, "reads": 1}
+    assert final["test"] == {"images": 360, "reads": 1, "duplicates": 0}
     assert final["teacher"]["accuracy"] >= 0.95
     assert final["student"]["accuracy"]["mean"] >= 0.95
     assert json.loads((folder.path / "final" / "result.json").read_text()) == final
