@@ -4,6 +4,7 @@ As Figure 3 of the paper (arXiv 2503.13008). The images are fit rows, never the 
 row of the picture is what a trial under that control would read.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,9 @@ def check(
     figures.check_format(output)
     fitting.default_device()
     teacher.check(study.teacher, keeper)
-    # decoded images are an entry that no study may name yet
-    with users.using(home / "vault"):
+    # decoded images are an entry that no study may name yet; other sources write none
+    writes = study.data.source in datasets.CACHED
+    with users.using(home / "vault") if writes else contextlib.nullcontext():
         data = datasets.load(study.data, home)
     models.check_teacher_images(
         study.teacher.architecture, data.classes, study.teacher.width, data.image_shape
