@@ -1,5 +1,6 @@
 """What both banks promise: a permuted or damaged one reaches no trial, a killed build goes on."""
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from igkd_search import logits_bank, overlay_bank, shards
+from igkd_search import attribution, logits_bank, overlay_bank, shards
 from igkd_search.errors import MaterialError
 from igkd_search.vault import Vault
 from tests import tiny
@@ -194,3 +196,15 @@ def test_other_data_or_another_teacher_is_another_bank(
     else:
         overlay_bank.obtain(OPTIONS, data, made.network, digest, made.store, CPU)
     assert len(set(folder.iterdir()) - before) == 2  # the entry and its lock
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_banks_built_on_a_gpu_are_those_of_the_cpu(made: Made, tmp_path: Path) -> None:
+    device, store = torch.device("cuda"), Vault(tmp_path)
+    network = copy.deepcopy(made.network).to(device)
+    logits = logits_bank.obtain(made.data, network, "n", store, device).logits
+    np.testing.assert_allclose(logits, made.logits, rtol=2e-3, atol=2e-3)
+    maps = overlay_bank.obtain(OPTIONS, made.data, network, "n", store, device).maps
+    alike = attribution.correlate(torch.tensor(maps), torch.tensor(made.maps))
+    assert alike.min() > 0.99

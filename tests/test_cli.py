@@ -21,13 +21,10 @@ from typer.testing import CliRunner, Result
 from igkd_search import (
     __version__,
     cli,
-    command_options,
     console,
     launch,
     materials,
-    registry,
     results,
-    spec,
     study_file,
 )
 from igkd_search.errors import StudyError
@@ -315,22 +312,6 @@ def test_an_unknown_study_is_named(igkd: Igkd, searched: Path) -> None:
         assert "no study 'digits' at" in error_of(igkd(command, "digits", "--home", searched))
     found = error_of(igkd("run", "digit", "--home", searched))
     assert "cifar10, cifar10_subset, digits" in found and "in the storage (tiny)" in found
-
-
-def test_a_source_without_a_folder_stays_where_it_is(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    # IGKD_DATA may be set for another study, so it is said and not refused
-    study = registry.find("digits")
-    assert command_options.located(study, tmp_path) is study
-    assert "--data is not used: source = 'digits' has no folder" in caplog.text
-
-
-@pytest.mark.parametrize("source", ["arrays", "folder"])
-def test_arrays_and_image_folders_can_be_moved(tmp_path: Path, source: Any) -> None:
-    data = spec.Data(source=source, path="elsewhere")
-    study = registry.find("digits").model_copy(update={"data": data})
-    assert command_options.located(study, tmp_path / "here").data.path == str(tmp_path / "here")
 
 
 def test_debug_shows_where_an_error_comes_from(igkd: Igkd) -> None:
