@@ -55,7 +55,7 @@ def export(
         ),
         teacher=teacher,
         overlays=study.overlays,
-        materials=study.materials.model_copy(update={"targets": record.facts["targets"]}),
+        materials=study.materials.model_copy(update=_targets(record.facts)),
         trial=chosen,
         provenance=_provenance(name, row, record.facts),
     )
@@ -66,6 +66,11 @@ def export(
     vault.write_whole(teacher_file, weights)
     vault.write_whole(output, _document(exported, row).encode())
     return exported
+
+
+def _targets(facts: dict[str, Any]) -> dict[str, Any]:
+    """What `auto` has chosen; a live teacher answers about all views."""
+    return {"targets": facts["targets"]} | ({"views": None} if facts["targets"] == "live" else {})
 
 
 def _chosen(base: database.Database, name: str, trial: int | None) -> results.Row:

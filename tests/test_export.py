@@ -190,6 +190,20 @@ def test_a_changed_file_does_not_matter_where_the_database_keeps_the_teacher(
     assert (tmp_path / "it.teacher.safetensors").read_bytes() == expected
 
 
+def test_a_study_with_a_live_teacher_exports_what_train_accepts(
+    mine: tuple[database.Database, Path], study: spec.Study, tmp_path: Path
+) -> None:
+    # as many views as there are, or more, restrict nothing, so `auto` may choose either
+    base, home = mine
+    options = study.materials.model_copy(update={"targets": "auto", "views": 99})
+    asked = study.model_copy(update={"materials": options})
+    base.set_question("tiny", asked.model_dump(mode="json"))
+    base.update_facts("tiny", targets="live")
+    export.export(base, "tiny", tmp_path / "it.toml", home)
+    found = study_file.read_exported(tmp_path / "it.toml").materials
+    assert (found.targets, found.views) == ("live", None)
+
+
 def test_a_place_that_cannot_be_made_is_named(
     base: database.Database, searched: Path, tmp_path: Path
 ) -> None:
