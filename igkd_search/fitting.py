@@ -6,10 +6,14 @@ that a run stopped anywhere and resumed yields the same records as one that was 
 """
 
 import copy
+import importlib
 import json
 import logging
 import math
 import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -84,6 +88,7 @@ def fit(
     earlier one: its records are yielded again, then training goes on. When the iterator ends, the
     model holds the EMA weights if EMA is on. TrialError `diverged` when a loss is not finite.
     """
+    _import_what_optimizers_draw_in()
     state = _State(model, recipe, task.rows, seed, device)
     if resume_from is not None:
         state.read(resume_from)
@@ -95,6 +100,27 @@ def fit(
             state.write(save_to / f"epoch-{epoch:04d}.safetensors")
         yield record
     model.load_state_dict(state.validated.state_dict())
+
+
+def _import_what_optimizers_draw_in() -> None:
+    """Import what torch imports at an optimizer's first use, so that no Ctrl-C is lost in it.
+
+    Some of those nine hundred modules swallow a KeyboardInterrupt: until they are there, signals
+    wait.
+    """
+    name = "torch._dynamo"
+    if name in sys.modules or threading.current_thread() is not threading.main_thread():
+        return
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, lambda number, _: caught.append(number)) for n in numbers}
+    try:
+        importlib.import_module(name)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    for number in caught:
+        signal.raise_signal(number)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

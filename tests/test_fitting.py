@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import json
 import math
+import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import get_args
@@ -508,3 +511,34 @@ def test_small_images_are_fitted_on_one_thread_unless_told(
         assert fitting.use_threads((3, side, side)) == expected == torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+# --- interruptions
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_of_a_slow_import_waits_until_it_is_done(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    done = list[str]()
+
+    def swallowing(name: str) -> None:
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            done.append("swallowed")
+        done.append(name)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    monkeypatch.setattr(importlib, "import_module", swallowing)
+    before = signal.signal(number, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fitting._import_what_optimizers_draw_in()
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, before)
+    assert done == ["torch._dynamo"]
