@@ -49,21 +49,27 @@ def choose_views(kinds: augment.Views, rows: int, count: int, seed: int) -> NDAr
 
 def chosen_views(study: spec.Run, data: datasets.Dataset) -> NDArray[np.int64] | None:
     """The view indexes (N, K) that materials.views restricts training to; None: all views."""
-    asked = study.materials.views
-    if asked is None or asked >= data.views.count:
+    count = _restriction(study, data)
+    if count is None:
         return None
-    return choose_views(data.views, len(data.labels), asked, study.data.seed)
+    return choose_views(data.views, len(data.labels), count, study.data.seed)
+
+
+def _restriction(study: spec.Run, data: datasets.Dataset) -> int | None:
+    """materials.views where it leaves any view out."""
+    asked = study.materials.views
+    return None if asked is None or asked >= data.views.count else asked
 
 
 def use_bank(study: spec.Run, data: datasets.Dataset) -> bool:
     """Whether targets are stored: when asked, or when all views fit and pay. Logs both costs."""
     options, epochs = study.materials, study.planned_epochs()
-    restricted = options.views is not None and options.views < data.views.count
-    views = options.views if options.views is not None and restricted else data.views.count
+    restriction = _restriction(study, data)
+    views = restriction or data.views.count
     size = views * len(data.labels) * data.classes * 2  # bytes of fp16
     if options.targets != "auto":
         chosen, why = options.targets != "live", f"targets = '{options.targets}'"
-    elif restricted:
+    elif restriction is not None:
         chosen, why = True, f"views = {views}"
     elif size > options.max_bytes:
         chosen, why = False, f"the bank exceeds materials.max_bytes = {options.max_bytes:,}"
