@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igkd_search import spec
+from igkd_search.augment import Maps
 
-Maps = NDArray[np.uint8] | NDArray[np.float16]
-"""One map an image (N, H, W): uint8 in [0, 255] or fp16 in [0, 1]."""
 Groups = Sequence[NDArray[np.int64]]
 """Disjoint groups that cover all rows: fit and validation rows, so that a search sees its own."""
 

@@ -6,13 +6,13 @@ one way to the test part, and only final training calls it.
 
 import hashlib
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from igkd_search import (
     arrays,
@@ -21,6 +21,7 @@ from igkd_search import (
     decoding,
     downloads,
     image_folder,
+    memory,
     shards,
     sources,
     spec,
@@ -151,7 +152,7 @@ def _views(data: spec.Data, source: Source) -> augment.Views:
         )
     return augment.Views(
         shift=(source.shift or 0) if data.shift is None else data.shift,
-        flip=bool(source.flip) if data.flip is None else data.flip,
+        flip=data.mirrored,
     )
 
 
@@ -180,10 +181,25 @@ def _statistics(
     return np.array(mean, np.float32), np.maximum(np.array(sd, np.float32), np.float32(1 / 255))
 
 
-def reader_of(data: Dataset, device: torch.device, maps: Tensor | None = None) -> augment.Reader:
-    """The images of the training part on a device, with maps (N, H, W) or without."""
+def reader_of(
+    data: Dataset,
+    device: torch.device,
+    maps: augment.Maps | None = None,
+    resident: bool | None = None,
+) -> augment.Reader:
+    """The images of the training part on a device, with maps (N, H, W) or without.
+
+    `resident` says whether all are kept there; by default they are where half of its free memory
+    holds them, and are sent from the host batch by batch where it does not.
+    """
     mean, sd = (torch.from_numpy(values).to(device) for values in (data.mean, data.sd))
-    return augment.Reader.of(torch.tensor(data.images), maps, data.views, mean, sd)
+    if resident is None:
+        size = math.prod(augment.packed_shape(data.images, maps, data.views.shift))
+        resident = memory.holds(device, size)
+        if not resident:
+            log.info("%.1f GB of images do not fit into %s: they stream", size / 1e9, device)
+    make = augment.Reader.of if resident else augment.Reader.streaming
+    return make(data.images, maps, data.views, mean, sd)
 
 
 def sample_rows(count: int, size: int) -> NDArray[np.int64]:
@@ -242,7 +258,6 @@ SOURCES: dict[str, Source] = {
         arrays.arrays("train"),
         arrays.arrays("test"),
         shift=None,
-        flip=None,
         check_test=arrays.check_test_arrays,
     ),
     # the augmentation that every published result on CIFAR uses
@@ -250,24 +265,21 @@ SOURCES: dict[str, Source] = {
         downloads.cifar(downloads.CIFAR10, "train"),
         downloads.cifar(downloads.CIFAR10, "test"),
         shift=4,
-        flip=True,
         class_names=lambda place: downloads.CIFAR10_NAMES,
     ),
     "cifar100": Source(
         downloads.cifar(downloads.CIFAR100, "train"),
         downloads.cifar(downloads.CIFAR100, "test"),
         shift=4,
-        flip=True,
         class_names=downloads.cifar100_names,
     ),
     # a mirrored 2 is no digit; 8x8 images bear a shift of one pixel
-    "digits": Source(sources.digits(test=False), sources.digits(test=True), shift=1, flip=False),
+    "digits": Source(sources.digits(test=False), sources.digits(test=True), shift=1),
     # garments have no left and right; centred on 28x28, their margins bear two pixels
     "fashion_mnist": Source(
         downloads.fashion_mnist("train"),
         downloads.fashion_mnist("test"),
         shift=2,
-        flip=True,
         check_test=downloads.check_fashion_test,
         class_names=downloads.fashion_names,
     ),
@@ -275,7 +287,6 @@ SOURCES: dict[str, Source] = {
         _folder_training,
         _folder_test,
         shift=None,
-        flip=None,
         class_names=lambda place: image_folder.class_names(_path(place)),
         labels=lambda place: image_folder.list_parts(_path(place)).training.labels,
     ),
@@ -284,7 +295,6 @@ SOURCES: dict[str, Source] = {
         downloads.svhn("train"),
         downloads.svhn("test"),
         shift=2,
-        flip=False,
         check_test=downloads.check_svhn_test,
     ),
 }

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from igkd_search import (
     augment,
+    checkpoints,
     console,
     datasets,
-    fitting,
+    devices,
+    evaluation,
     latency,
     materials,
     models,
@@ -75,14 +77,14 @@ def _train(
     reads = _count_read(folder)
     duplicates = _count_duplicates(data, test)
     images, labels = _normalised(test, bench.stock.reader)
-    accuracies = [fitting.evaluate(student, images, labels)[0] for student in students]
+    accuracies = [evaluation.evaluate(student, images, labels).accuracy for student in students]
     result: dict[str, Any] = {
         "asked": asked,
         "configuration": exported.model_dump(mode="json"),
         "fingerprints": dict(bench.shared.fingerprints),
         "test": {"images": len(labels), "reads": reads, "duplicates": duplicates},
         "teacher": {
-            "accuracy": fitting.evaluate(bench.shared.teacher.network, images, labels)[0],
+            "accuracy": evaluation.evaluate(bench.shared.teacher.network, images, labels).accuracy,
             **bench.shared.latency["teacher"].as_dict(),
         },
         "student": {
@@ -158,7 +160,7 @@ def _count_duplicates(data: datasets.Dataset, test: datasets.Part) -> int:
 
 
 def _bench(exported: spec.Exported, folder: Path, home: Path) -> _Bench:
-    device = fitting.default_device()
+    device = devices.choose()
     shared = materials.prepare(exported, home, device)
     _warn_of_other_data(exported.provenance.fingerprints, shared.fingerprints)
     stock = training.Stock.of(shared, exported, device)
@@ -181,7 +183,7 @@ def _train_seed(bench: _Bench, index: int, seeds: int) -> nn.Module:
     config, seed = bench.exported.trial, final_seed(bench.exported, index)
     # named by what is trained: the killed run of another configuration must not be continued
     trained = spec.fingerprint([bench.exported.question(), dict(bench.shared.fingerprints), seed])
-    checkpoints = bench.folder / "checkpoints" / trained[:16]
+    save_to = bench.folder / "checkpoints" / trained[:16]
     student = training.build(config, bench.stock, seed)
     epochs = training.train(
         config,
@@ -189,8 +191,8 @@ def _train_seed(bench: _Bench, index: int, seeds: int) -> nn.Module:
         seed,
         student=student,
         rows=bench.rows,
-        save_to=checkpoints,
-        resume_from=fitting.newest_checkpoint(checkpoints),
+        save_to=save_to,
+        resume_from=checkpoints.newest(save_to),
     )
     name = "student" if seeds == 1 else f"student {index + 1}/{seeds}"
     with console.stage(name, config.epochs, "epochs") as stage:

@@ -19,8 +19,9 @@ from igkd_search import (
     augment,
     controls,
     datasets,
+    devices,
+    evaluation,
     figures,
-    fitting,
     models,
     overlay_bank,
     spec,
@@ -86,7 +87,7 @@ def check(
     StudyError, DataError or MaterialError say what is wrong.
     """
     figures.check_format(output)
-    fitting.default_device()
+    devices.choose()
     teacher.check(study.teacher, keeper)
     # decoded images are an entry that no study may name yet; other sources write none
     writes = study.data.source in datasets.CACHED
@@ -116,7 +117,7 @@ def draw(
     chosen = choose_classes(data, classes)
     # no study may name these entries yet
     with users.using(home / "vault"):
-        found = assemble(study, data, chosen, home, fitting.default_device(), keeper)
+        found = assemble(study, data, chosen, home, devices.choose(), keeper)
     figure = figures.draw_gallery(_title(found), _subtitle(found), _columns(found), _strips(found))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +154,7 @@ def assemble(
     keeper: teacher.Keeper | None = None,
 ) -> Gallery:
     """The pictures, from the materials under `home`; only teacher and maps are built if missing."""
-    fitting.use_threads(data.image_shape)
+    devices.use_threads(data.image_shape)
     store = vault.Vault(home / "vault")
     master = teacher.obtain(study.teacher, data, store, device, keeper)
     bank = overlay_bank.obtain(study.overlays, data, master.network, master.digest, store, device)
@@ -204,8 +205,8 @@ def _choose(
     candidates = data.fit_rows[data.labels[data.fit_rows] == label]
     choices: list[_Choice] = []
     for start in range(0, len(candidates), _CHUNK):
-        rows = torch.from_numpy(candidates[start : start + _CHUNK]).to(reader.packed.device)
-        logits = fitting.predict(network, reader.unaugmented(rows))
+        rows = torch.from_numpy(candidates[start : start + _CHUNK]).to(reader.device)
+        logits = evaluation.predict(network, reader.unaugmented(rows))
         shares, known = logits.softmax(1)[:, label].tolist(), (logits.argmax(1) == label).tolist()
         choices += map(_Choice, rows.tolist(), shares, known)
         if any(known):
@@ -215,9 +216,9 @@ def _choose(
 
 def _lay(images: Tensor, maps: Tensor, strength: float) -> Tensor:
     """What a trial reads when it draws the overlay, at exponent 1."""
-    generator = torch.Generator(images.device).manual_seed(0)
+    chance = torch.zeros(2, len(images), device=images.device)
     return augment.overlay(
-        images, maps, generator, probability=1.0, strength=strength, exponent_max=1.0
+        images, maps, chance, probability=1.0, strength=strength, exponent_max=1.0
     )
 
 

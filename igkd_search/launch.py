@@ -9,7 +9,7 @@ from typing import Any
 from igkd_search import (
     database,
     datasets,
-    fitting,
+    devices,
     keeper,
     materials,
     models,
@@ -29,7 +29,7 @@ def check(
     Returns the data, unless they would have to be downloaded or decoded first. A teacher's file may
     be absent where `base` keeps it. StudyError, DataError or MaterialError say what is wrong.
     """
-    fitting.default_device()
+    devices.choose()
     materials.check(study, None if base is None else keeper.Keeper.of(base, study.name))
     if study.data.source in datasets.CACHED:
         datasets.check(study.data, home)
@@ -48,7 +48,7 @@ def search(
 ) -> None:
     """Prepare what is missing, then run one worker in this process until the budget is spent."""
     began = time.monotonic()
-    device = fitting.default_device()
+    device = devices.choose()
     try:
         shared = prepare(base, study, home, trials, data)
         stock = training.Stock.of(shared, study, device)
@@ -96,7 +96,7 @@ def _prepare(
     data = data if data is not None else datasets.load(study.data, home)
     keeper.check_same(study.name, known, {"data": data.fingerprint})
     kept_at = keeper.Keeper(base, study.name, known)
-    device = fitting.default_device()
+    device = devices.choose()
     begun = _as_begun(study, facts)
     measured = _latency_of(facts)
     shared = materials.prepare(begun, home, device, data, kept_at, measured)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from igkd_search import augment, console, datasets, fitting, memory, shards, spec, vault
+from igkd_search import augment, console, datasets, evaluation, memory, shards, spec, vault
 from igkd_search.errors import MaterialError
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def use_bank(study: spec.Run, data: datasets.Dataset) -> bool:
 
 def live_logits(network: nn.Module, reader: augment.Reader, rows: Tensor, views: Tensor) -> Tensor:
     """The teacher's float32 logits (B, classes) of these views of these rows, without overlay."""
-    return fitting.predict(network, reader.normalised(rows, views))
+    return evaluation.predict(network, reader.normalised(rows, views))
 
 
 def obtain(
@@ -133,7 +133,7 @@ def _fill(
     reader: augment.Reader,
     chosen: NDArray[np.int64] | None,
 ) -> None:
-    device, views = reader.packed.device, _views_of(reader, chosen)
+    device, views = reader.device, _views_of(reader, chosen)
     count = len(data.labels)
     pixels = data.images.shape[2] * data.images.shape[3]
     shard = max(1, _SHARD_PIXELS.get(device.type, _SHARD_PIXELS["cpu"]) // (views * pixels))
@@ -176,7 +176,7 @@ def verify(
     """
     rows = datasets.sample_rows(len(bank), sample)
     places = np.random.default_rng(0).integers(_views_of(reader, chosen), size=len(rows))
-    views, device = _indexes(chosen, rows, places), reader.packed.device
+    views, device = _indexes(chosen, rows, places), reader.device
     pieces = [slice(start, start + _SAMPLE) for start in range(0, len(rows), _SAMPLE)]
     asked = [live_logits(network, reader, *_on(device, rows[s], views[s])) for s in pieces]
     live = torch.cat(asked).cpu().numpy()

@@ -21,10 +21,11 @@ from torch import nn
 
 from igkd_search import (
     architectures,
+    augment,
     console,
     controls,
     datasets,
-    fitting,
+    devices,
     latency,
     logits_bank,
     models,
@@ -75,7 +76,7 @@ class Materials:
     """The view indexes (N, V) that training is restricted to, or None: all."""
     taught_by: NDArray[np.int64] | None
     """The row (N,) whose targets each row learns from, as a control, or None: its own."""
-    maps: controls.Maps
+    maps: augment.Maps
     latency: Mapping[str, Latency]
     fingerprints: Mapping[str, str]
     completeness_gap: float
@@ -129,28 +130,28 @@ def check(study: spec.Run, keeper: teacher.Keeper | None = None) -> None:
     teacher.check(study.teacher, keeper)
     for architecture in students(study):
         models.check_removed_blocks(architecture)
-        if "teacher" in study.values_of("initialisation"):
-            _check_prefix(study.teacher, architecture)
-
-
-def _check_prefix(options: spec.Teacher, architecture: models.Architecture) -> None:
-    for field, ours, theirs in (
-        ("architecture", architecture.network, options.architecture),
-        ("width", f"{architecture.width:g}", f"{options.width:g}"),
-    ):
-        if ours != theirs:
-            raise StudyError(
-                f"initialisation = 'teacher' copies blocks, so trial.{field} = {ours} "
-                f"must be teacher.{field} = {theirs}"
-            )
+        if max(study.ends_of("attention_weight")) > 0:
+            models.check_blocks(architecture)
 
 
 def check_images(study: spec.Run, data: datasets.Dataset) -> None:
     """StudyError unless the teacher and every student can take images of this size."""
     options, shape = study.teacher, data.image_shape
+    _check_cutouts(study, shape)
     models.check_teacher_images(options.architecture, data.classes, options.width, shape)
     for architecture in students(study):
         models.check_student_images(architecture, data.classes, shape)
+
+
+def _check_cutouts(study: spec.Run, shape: tuple[int, int, int]) -> None:
+    side = min(shape[1:])
+    asked = {"teacher": study.teacher.cutout, "trial": int(max(study.ends_of("cutout")))}
+    for section, cutout in asked.items():
+        if cutout >= side:
+            raise StudyError(
+                f"{section}.cutout = {cutout} blanks whole images of {shape[1]}x{shape[2]} pixels; "
+                f"allowed are 0 to {side - 1}"
+            )
 
 
 def prepare(
@@ -169,7 +170,7 @@ def prepare(
     check(study, keeper)
     data = data if data is not None else datasets.load(study.data, home)
     check_images(study, data)
-    threads = fitting.use_threads(data.image_shape)
+    threads = devices.use_threads(data.image_shape)
     store = vault.Vault(home / "vault")
     master = teacher.obtain(study.teacher, data, store, device, keeper)
     overlays = overlay_bank.obtain(

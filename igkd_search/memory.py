@@ -4,6 +4,7 @@ A bank is built in batches as large as memory and speed allow. The estimate is c
 and when it fails all the same (others share the device) the batch is halved and the work repeated.
 """
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -33,6 +34,11 @@ def free_bytes(device: torch.device) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + cached
     return int(psutil.virtual_memory().available)
+
+
+def holds(device: torch.device, size: int) -> bool:
+    """Whether `size` bytes can stay on a device and leave half of what is free to the work."""
+    return size <= _SHARE * free_bytes(device)
 
 
 def backward_bytes(model: nn.Module, image: Tensor) -> int:
@@ -88,5 +94,11 @@ class Batch:
             # outside of the handler, whose traceback would keep the failed batch alive
             log.warning("out of memory with %d images at once; halved", self.size)
             self.size //= 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            give_back()
+
+
+def give_back() -> None:
+    """Free what a failed attempt left behind, so that the next one finds the memory."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

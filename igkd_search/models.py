@@ -44,8 +44,11 @@ class Student(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.features(images)
-        logits: Tensor = self.classifier(features.mean((2, 3)))
+        return self.answer(self.features(images))
+
+    def answer(self, maps: Tensor) -> Tensor:
+        """Logits (B, classes) from what the last block says, (B, C, h, w)."""
+        logits: Tensor = self.classifier(maps.mean((2, 3)))
         return logits
 
 
@@ -144,6 +147,15 @@ def check_removed_blocks(architecture: Architecture) -> None:
         )
 
 
+def check_blocks(architecture: Architecture) -> None:
+    """StudyError unless this network has blocks whose maps can be compared."""
+    if blocks(networks.skeleton(architecture.network, 2, architecture.width, 224)) is None:
+        raise StudyError(
+            f"trial.attention_weight compares the maps of blocks, but {architecture.network} has "
+            "none; type trial.attention_weight = 0"
+        )
+
+
 def check_teacher_images(
     name: str, classes: int, width: float, image_shape: tuple[int, ...]
 ) -> None:
@@ -216,6 +228,13 @@ def _prefix(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
         for index, block in enumerate(cut[: len(student.features)])
         for name, value in block.state_dict().items()
     }
+
+
+def first_blocks(network: nn.Module, removed_blocks: int) -> nn.Sequential:
+    """The blocks of a network that are left without its last ones, sharing their weights."""
+    cut = blocks(network)
+    assert cut is not None, "a network without blocks has no first ones"
+    return nn.Sequential(*cut[: len(cut) - removed_blocks]).train(network.training)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from igkd_search import attribution, console, datasets, memory, shards, spec, vault
-from igkd_search.controls import Maps
+from igkd_search.augment import Maps
 from igkd_search.errors import MaterialError
 
 log = logging.getLogger(__name__)

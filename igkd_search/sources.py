@@ -58,8 +58,6 @@ class Source:
     test: Callable[[Place], Part]
     shift: int | None
     """Legal shift in pixels; None: nothing is known of such images, so they are not moved."""
-    flip: bool | None
-    """Whether a mirrored image keeps its class; None as for `shift`."""
     check_test: Callable[[Place], None] = _nothing_to_check
     """Makes sure that the test part is there, without reading it."""
     class_names: Callable[[Place], tuple[str, ...]] = _no_names

@@ -76,6 +76,9 @@ class Closed(BaseModel):
 IMAGE_SIZE = 32
 """Height and width of a folder's images, where data.image_size says nothing."""
 
+MIRRORED: tuple[Source, ...] = ("cifar10", "cifar100", "fashion_mnist")
+"""The sources whose images may be mirrored, where data.flip says nothing."""
+
 
 class Data(Closed):
     """[data]: where images come from and how the training part is split."""
@@ -98,6 +101,11 @@ class Data(Closed):
     """Crops move by up to this many pixels; by default what is legal for the source."""
     flip: bool | None = None
     """Whether images may be mirrored; by default what is legal for the source."""
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether images are mirrored."""
+        return self.source in MIRRORED if self.flip is None else self.flip
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -139,6 +147,11 @@ class Recipe(Closed):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema_decay: float = Field(0.99, ge=0, lt=1)
     """Exponential moving average of the weights, which is what is validated; 0 = off."""
+    alternating_flip: bool = False
+    """Mirror each image in every other epoch, in place of by chance in each (cifar10-airbench)."""
+    cutout: int = Field(0, ge=0)
+    """Side in pixels of a square at a random place that shows the mean colour (arXiv 1708.04552);
+    0 = off."""
 
 
 class Teacher(Recipe):
@@ -223,6 +236,9 @@ class TrialConfig(Recipe):
     """Share of the map in an overlaid pixel."""
     overlay_exponent_max: float = Field(2.0, ge=1)
     """The map's exponent is log-uniform in [1, this], drawn per sample and read."""
+    attention_weight: float = Field(0.0, ge=0)
+    """Weight of attention transfer from the teacher's block beside the student's last one; 0 = off
+    (arXiv 1612.03928)."""
 
 
 class Range(Closed):
@@ -307,6 +323,8 @@ class Search(Closed):
     sampler: Sampler = "tpe"
     pruner: Pruner = "hyperband"
     seed: int = Field(0, ge=0)
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between two checkpoints of a trial, which are the most that a kill costs."""
     space: dict[Annotated[str, AfterValidator(_check_searchable)], Range] = Field(min_length=1)
     """TrialConfig field -> what it may be."""
     start: list[dict[str, bool | int | float | str]] = []
@@ -322,8 +340,68 @@ class Run(Closed):
     materials: MaterialsOptions = MaterialsOptions()
     trial: TrialConfig = TrialConfig()
 
+    @model_validator(mode="after")
+    def _check_all(self) -> Self:
+        faults = self.faults()
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def faults(self) -> list[str]:
+        """Combinations that mean nothing, one line each with the reason and what to type."""
+        return [*self._faults_of_flips(), *self._faults_of_attention(), *self._faults_of_prefix()]
+
+    def _faults_of_flips(self) -> list[str]:
+        sections = {"teacher": self.teacher.alternating_flip}
+        sections["trial"] = True in self.ends_of("alternating_flip")
+        why = None
+        if not self.data.mirrored:
+            why = f"images of source '{self.data.source}' are not mirrored; leave it out" + (
+                ", or say data.flip = true" if self.data.flip is None else ""
+            )
+        found = [f"{name}.alternating_flip: {why}" for name, on in sections.items() if on and why]
+        if sections["trial"] and not why and self.materials.views is not None:
+            found.append(
+                f"trial.alternating_flip: materials.views = {self.materials.views} restricts each "
+                "image to views whose flips are drawn once; leave one of them out"
+            )
+        return found
+
+    def _faults_of_attention(self) -> list[str]:
+        others = self._others_than("architecture", self.teacher.architecture)
+        if max(self.ends_of("attention_weight")) == 0 or not others:
+            return []
+        return [
+            "trial.attention_weight compares the maps of the same block in both networks, so "
+            f"trial.architecture = {others[0]} must be teacher.architecture = "
+            f"{self.teacher.architecture}; or type attention_weight = 0"
+        ]
+
+    def _faults_of_prefix(self) -> list[str]:
+        if "teacher" not in self.ends_of("initialisation"):
+            return []
+        return [
+            f"trial.initialisation = 'teacher' copies blocks, so trial.{name} = {others[0]} must "
+            f"be teacher.{name} = {theirs}"
+            for name, theirs in (
+                ("architecture", self.teacher.architecture),
+                ("width", f"{self.teacher.width:g}"),
+            )
+            if (others := self._others_than(name, theirs))
+        ]
+
+    def _others_than(self, name: str, theirs: str) -> list[str]:
+        """What this field of [trial] may be beside the teacher's, as text."""
+        ours = [value for value in self.values_of(name) if value is not None]
+        shown = [value if isinstance(value, str) else f"{value:g}" for value in ours]
+        return [value for value in shown if value != theirs]
+
     def values_of(self, name: str) -> list[Any]:
         """Every value that a field of [trial] may take, in order."""
+        return [getattr(self.trial, name)]
+
+    def ends_of(self, name: str) -> list[Any]:
+        """The values of a field of [trial] whose legality decides that of all others."""
         return [getattr(self.trial, name)]
 
     def planned_epochs(self) -> int:
@@ -331,9 +409,10 @@ class Run(Closed):
         return self.trial.epochs
 
     def question(self) -> dict[str, Any]:
-        """What is asked, as plain JSON: all but the budget, file places and provenance."""
+        """What is asked, as plain JSON: not budget, checkpoints, file places and provenance."""
         plain = self.model_dump(mode="json", exclude={"provenance"})
-        plain.get("search", {}).pop("trials", None)
+        for name in ("trials", "checkpoint_every"):
+            plain.get("search", {}).pop(name, None)
         del plain["data"]["path"], plain["teacher"]["checkpoint"]
         return plain
 
@@ -344,8 +423,8 @@ class Study(Run):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)
     search: Search
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def faults(self) -> list[str]:
+        """Those of a run, and those of the space and the points that are tried first."""
         faults: list[str] = []
         for name, span in self.search.space.items():
             faults += _faults_of_range(name, span)
@@ -354,9 +433,8 @@ class Study(Run):
             faults.append(f"search.start: {count} points, but search.trials = {self.search.trials}")
         for position, point in enumerate(self.search.start):
             faults += self._faults_of_start(position, point)
-        if not faults:
-            return self
-        raise ValueError("\n".join(faults))
+        # a range that is wrong by itself says nothing about combinations
+        return faults or super().faults()
 
     def _faults_of_start(self, position: int, point: Mapping[str, Any]) -> list[str]:
         where = f"search.start[{position}]"
@@ -376,6 +454,11 @@ class Study(Run):
         """Every value that the search may give to a field that shapes the student, in order."""
         span = self.search.space.get(name)
         return super().values_of(name) if span is None else span.values()
+
+    def ends_of(self, name: str) -> list[Any]:
+        """The values that decide whether all that the search may give to a field are legal."""
+        span = self.search.space.get(name)
+        return super().ends_of(name) if span is None else span.ends()
 
     def planned_epochs(self) -> int:
         """The budget times the epochs of a trial; pruning saves some of them."""

@@ -10,8 +10,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,25 +20,29 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn import functional
 
 from igkd_search import (
     architectures,
     augment,
-    checkpoint,
+    batches,
+    checkpoints,
     console,
     datasets,
+    devices,
+    evaluation,
     fitting,
+    losses,
     models,
     networks,
     spec,
     vault,
+    weight_files,
 )
 from igkd_search.errors import MaterialError, TrialError
 
 log = logging.getLogger(__name__)
 
-_RECIPE_VERSION = 1  # raise when the same options would train another teacher
+_RECIPE_VERSION = 2  # raise when the same options would train another teacher
 
 
 @dataclass(frozen=True)
@@ -62,30 +66,40 @@ class Classification:
         labels: Tensor,
         fit_rows: Tensor,
         validation_rows: Tensor,
-        label_smoothing: float,
+        options: spec.Teacher,
     ) -> None:
-        self._reader, self._labels, self._fit_rows = reader, labels, fit_rows
-        self._label_smoothing = label_smoothing
-        self._validation = (reader.unaugmented(validation_rows), labels[validation_rows])
+        self._reader, self._labels, self._options = reader, labels, options
+        self._validation_rows = validation_rows
+        fetch = None if reader.packed is not None else self._fetch
+        self._feed = batches.Feed(fit_rows, reader.kinds, options, options.seed, fetch=fetch)
 
     @property
     def rows(self) -> int:
         """How many training rows there are."""
-        return len(self._fit_rows)
+        return len(self._feed.rows)
 
-    def loss(self, model: nn.Module, positions: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean cross entropy of the rows at these positions, each in a view of its own."""
-        rows = self._fit_rows[positions]
-        views = self._reader.kinds.draw(len(rows), generator)
-        return functional.cross_entropy(
-            model(self._reader.normalised(rows, views)),
-            self._labels[rows],
-            label_smoothing=self._label_smoothing,
-        )
+    def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[batches.Batch]:
+        """The batches of an epoch, counted from 1, each row in a view of its own."""
+        return self._feed.epoch(number, size, generator)
 
-    def validate(self, model: nn.Module) -> tuple[float, float]:
-        """(accuracy, mean loss) on the validation rows."""
-        return fitting.evaluate(model, *self._validation)
+    def loss(self, model: nn.Module, batch: batches.Batch) -> Tensor:
+        """Mean cross entropy of a batch."""
+        reader, options = self._reader, self._options
+        images, _ = reader.unit(batch.rows, batch.views, batch.pixels)
+        seen = augment.normalise(images, reader.mean, reader.sd)
+        if options.cutout:
+            seen = augment.cut_out(seen, batch.chance[2:], options.cutout)
+        labels = self._labels[batch.rows]
+        return losses.cross_entropy(model(seen), labels, options.label_smoothing)
+
+    def validate(self, model: nn.Module) -> evaluation.Scores:
+        """The scores on the validation rows."""
+        return evaluation.score_rows(model, self._reader, self._labels, self._validation_rows)
+
+    def _fetch(
+        self, rows: batches.Indexes, places: batches.Indexes
+    ) -> tuple[Tensor | None, Tensor | None]:
+        return self._reader.fetch(rows), None
 
 
 class Keeper(Protocol):
@@ -130,7 +144,7 @@ def check(options: spec.Teacher, keeper: Keeper | None = None) -> None:
     """StudyError or MaterialError when there is no such network, or not this checkpoint."""
     networks.check(options.architecture, options.width)
     if options.checkpoint is not None and _begun(options, keeper) is None:
-        checkpoint.check(options)
+        weight_files.check(options)
 
 
 def _judged(
@@ -138,9 +152,9 @@ def _judged(
 ) -> tuple[nn.Module, float]:
     """The network with these weights, and its accuracy on validation, which must be enough."""
     network = _fresh(options, data)
-    checkpoint.load(network, weights, Path(options.checkpoint) if options.checkpoint else None)
-    fitting.place(network, device).eval().requires_grad_(False)
-    accuracy, _ = _task(options, data, device).validate(network)
+    weight_files.load(network, weights, Path(options.checkpoint) if options.checkpoint else None)
+    devices.place(network, device).eval().requires_grad_(False)
+    accuracy = _task(options, data, device).validate(network).accuracy
     _check_accuracy(accuracy, options, data)
     return network, accuracy
 
@@ -198,9 +212,9 @@ def _found(
     if begun is not None:
         console.settle("teacher", "from the database")
         return _placed(begun, store), None
-    file = checkpoint.check(options)
+    file = weight_files.check(options)
     console.settle("teacher", f"from {file.name}")
-    return checkpoint.as_safetensors(file, store), vault.digest({"file": vault.file_digest(file)})
+    return weight_files.as_safetensors(file, store), vault.digest({"file": vault.file_digest(file)})
 
 
 def _begun(options: spec.Teacher, keeper: Keeper | None) -> bytes | None:
@@ -215,10 +229,10 @@ def _placed(weights: bytes, store: vault.Vault) -> Path:
     """An entry of the vault that holds these very weights."""
 
     def write(folder: Path) -> None:
-        vault.write_whole(folder / checkpoint.WEIGHTS, weights)
+        vault.write_whole(folder / weight_files.WEIGHTS, weights)
 
     inputs = {"weights": hashlib.sha256(weights).hexdigest()}
-    return store.entry("teacher", inputs, write) / checkpoint.WEIGHTS
+    return store.entry("teacher", inputs, write) / weight_files.WEIGHTS
 
 
 def _recipe(options: spec.Teacher, data: datasets.Dataset) -> dict[str, Any]:
@@ -248,9 +262,9 @@ def _trained(
             return
         console.settle("teacher", "from the database")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        vault.write_whole(folder / checkpoint.WEIGHTS, kept)
+        vault.write_whole(folder / weight_files.WEIGHTS, kept)
 
-    return store.entry("teacher", inputs, build) / checkpoint.WEIGHTS
+    return store.entry("teacher", inputs, build) / weight_files.WEIGHTS
 
 
 def _train(
@@ -258,8 +272,8 @@ def _train(
 ) -> None:
     torch.manual_seed(options.seed)
     network = _fresh(options, data)
-    checkpoints = folder / "checkpoints"
-    resume_from = fitting.newest_checkpoint(checkpoints)
+    save_to = folder / "checkpoints"
+    resume_from = checkpoints.newest(save_to)
     records = []
     with console.stage("teacher", options.epochs, "epochs") as stage:
         try:
@@ -269,19 +283,19 @@ def _train(
                 options,
                 options.seed,
                 device,
-                save_to=checkpoints,
+                save_to=save_to,
                 resume_from=resume_from,
             ):
                 records.append(record)
                 stage.advance(note=f"validation {record.accuracy:.1%}")
         except TrialError as error:
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            shutil.rmtree(save_to, ignore_errors=True)
             raise MaterialError(f"training the teacher: {error}") from error
     weights = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
-    vault.write_whole(folder / checkpoint.WEIGHTS, save(weights))
-    plain = [vars(record) for record in records]
+    vault.write_whole(folder / weight_files.WEIGHTS, save(weights))
+    plain = [asdict(record) for record in records]
     vault.write_whole(folder / "records.json", json.dumps(plain).encode())
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(save_to, ignore_errors=True)
 
 
 def _task(options: spec.Teacher, data: datasets.Dataset, device: torch.device) -> Classification:
@@ -290,5 +304,5 @@ def _task(options: spec.Teacher, data: datasets.Dataset, device: torch.device) -
         torch.from_numpy(data.labels).to(device),
         torch.from_numpy(data.fit_rows).to(device),
         torch.from_numpy(data.validation_rows).to(device),
-        options.label_smoothing,
+        options,
     )

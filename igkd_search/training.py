@@ -1,6 +1,6 @@
 """TrialConfig and materials in, one EpochResult an epoch out. It knows nothing of Optuna.
 
-A batch is one look-up of pixels and maps, an overlay drawn per sample, and the soft targets of the
+A step is one look-up of pixels and maps, an overlay as chance has it, and the soft targets of the
 very views that were drawn, from the bank or from the live teacher.
 """
 
@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from igkd_search import (
     augment,
+    batches,
     datasets,
+    evaluation,
     fitting,
-    logits_bank,
     losses,
     materials,
     memory,
@@ -29,20 +32,22 @@ EpochResult = fitting.EpochRecord
 
 @dataclass(frozen=True)
 class Stock:
-    """The materials of a study on one device, made once a worker and read by all its trials."""
+    """The materials of a study on one device, made once a worker and read by all its trials.
+
+    Images and targets that do not fit there stay on the host and are sent batch by batch.
+    """
 
     reader: augment.Reader
     labels: Tensor
-    targets: Tensor | None
-    """fp16 (N, V, classes), or None when `network` answers live."""
+    targets: Tensor | NDArray[np.float16] | None
+    """fp16 (N, V, classes) on the device, or on the host as an array; None: `network` answers."""
     chosen: Tensor | None
     """The view indexes (N, V) that training is restricted to and `targets` holds, or None: all."""
     taught_by: Tensor | None
     """The row (N,) whose targets each row learns from, as a control, or None: its own."""
     network: nn.Module
     fit_rows: Tensor
-    validation: tuple[Tensor, Tensor]
-    """Normalised images (V, C, H, W) and labels (V,), never augmented or overlaid."""
+    validation_rows: Tensor
     classes: int
     architecture: str
     """The teacher's, which is a student's by default."""
@@ -50,93 +55,150 @@ class Stock:
     @property
     def image_side(self) -> int:
         """The larger of height and width, in pixels."""
-        return max(self.validation[0].shape[2:])
+        return max(self.reader.image_shape[1:])
 
     @classmethod
-    def of(cls, shared: materials.Materials, study: spec.Run, device: torch.device) -> "Stock":
-        """Bring the materials of a study to a device."""
+    def of(
+        cls,
+        shared: materials.Materials,
+        study: spec.Run,
+        device: torch.device,
+        resident: bool | None = None,
+    ) -> "Stock":
+        """Bring the materials of a study to a device.
+
+        `resident` says whether images and targets are kept there; by default what fits is.
+        """
         data = shared.data
-        reader = datasets.reader_of(data, device, torch.tensor(shared.maps))
-        labels = torch.from_numpy(data.labels).to(device)
-        held_out = torch.from_numpy(data.validation_rows).to(device)
-        targets, chosen, taught_by = (
-            None if array is None else torch.tensor(array).to(device)
-            for array in (shared.targets, shared.chosen_views, shared.taught_by)
+        reader = datasets.reader_of(data, device, shared.maps, resident)
+        targets: Tensor | NDArray[np.float16] | None = shared.targets
+        if shared.targets is not None:
+            fits = memory.holds(device, shared.targets.nbytes) if resident is None else resident
+            targets = torch.tensor(shared.targets).to(device) if fits else shared.targets
+        chosen, taught_by = (
+            None if array is None else torch.from_numpy(array).to(device)
+            for array in (shared.chosen_views, shared.taught_by)
         )
         return cls(
             reader=reader,
-            labels=labels,
+            labels=torch.from_numpy(data.labels).to(device),
             targets=targets,
             chosen=chosen,
             taught_by=taught_by,
             network=shared.teacher.network,
             fit_rows=torch.from_numpy(data.fit_rows).to(device),
-            validation=(reader.unaugmented(held_out), labels[held_out]),
+            validation_rows=torch.from_numpy(data.validation_rows).to(device),
             classes=data.classes,
             architecture=study.teacher.architecture,
         )
+
+    def fetch(self) -> batches.Fetch | None:
+        """How a batch comes by what is not on the device; None where everything is."""
+        reader, targets, device = self.reader, self.targets, self.reader.device
+        streamed = isinstance(targets, np.ndarray)
+        if reader.packed is not None and not streamed:
+            return None
+        taught_by = None if self.taught_by is None else self.taught_by.cpu().numpy()
+
+        def from_host(
+            rows: batches.Indexes, places: batches.Indexes
+        ) -> tuple[Tensor | None, Tensor | None]:
+            pixels = reader.fetch(rows) if reader.packed is None else None
+            if not isinstance(targets, np.ndarray):
+                return pixels, None
+            teachers = rows if taught_by is None else taught_by[rows]
+            views = targets.shape[1]
+            flat = targets.reshape(-1, targets.shape[2])
+            return pixels, augment.send(flat, teachers * views + places, device)
+
+        return from_host
 
 
 class Distillation:
     """The task of a trial: learn labels and soft targets from views with overlays."""
 
-    def __init__(self, config: spec.TrialConfig, stock: Stock, rows: Tensor | None = None) -> None:
+    def __init__(
+        self, config: spec.TrialConfig, stock: Stock, seed: int, rows: Tensor | None = None
+    ) -> None:
         self._config, self._stock = config, stock
-        self._rows = stock.fit_rows if rows is None else rows
+        self._feed = batches.Feed(
+            stock.fit_rows if rows is None else rows,
+            stock.reader.kinds,
+            config,
+            seed,
+            chosen=stock.chosen,
+            fetch=stock.fetch(),
+        )
+        self._watched: nn.Module | None = None
+        if config.attention_weight:
+            self._watched = models.first_blocks(stock.network, config.removed_blocks)
 
     @property
     def rows(self) -> int:
         """How many training rows there are."""
-        return len(self._rows)
+        return len(self._feed.rows)
 
-    def loss(self, model: nn.Module, positions: Tensor, generator: torch.Generator) -> Tensor:
-        """The distillation loss of the rows at these positions, each in a view of its own."""
+    def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[batches.Batch]:
+        """The batches of an epoch, counted from 1, each row in a view of its own."""
+        return self._feed.epoch(number, size, generator)
+
+    def loss(self, model: nn.Module, batch: batches.Batch) -> Tensor:
+        """The distillation loss of a batch, and that of attention where it has a weight."""
         config, reader = self._config, self._stock.reader
-        rows = self._rows[positions]
-        places, views = self._draw(rows, generator)
-        images, maps = reader.unit(rows, views)
+        images, maps = reader.unit(batch.rows, batch.views, batch.pixels)
         overlaid = augment.overlay(
             images,
             maps,
-            generator,
+            batch.chance[:2],
             probability=config.overlay_probability,
             strength=config.overlay_strength,
             exponent_max=config.overlay_exponent_max,
         )
-        logits = model(augment.normalise(overlaid, reader.mean, reader.sd)).float()
-        return losses.distillation_loss(
+        seen = augment.normalise(overlaid, reader.mean, reader.sd)
+        if config.cutout:
+            seen = augment.cut_out(seen, batch.chance[2:], config.cutout)
+        logits, attention = self._answer(model, seen, images)
+        loss = losses.distillation_loss(
             logits,
-            self._targets(rows, places, views, logits),
-            self._stock.labels[rows],
+            self._targets(batch, images, logits),
+            self._stock.labels[batch.rows],
             kd_weight=config.kd_weight,
             temperature=config.temperature,
             label_smoothing=config.label_smoothing,
         )
+        return loss if attention is None else loss + config.attention_weight * attention
 
-    def validate(self, model: nn.Module) -> tuple[float, float]:
-        """(accuracy, mean loss) on the validation rows."""
-        return fitting.evaluate(model, *self._stock.validation)
+    def validate(self, model: nn.Module) -> evaluation.Scores:
+        """The scores on the validation rows, which are never augmented or overlaid."""
+        stock = self._stock
+        return evaluation.score_rows(model, stock.reader, stock.labels, stock.validation_rows)
 
-    def _draw(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A place in the bank and the view it holds, for each row: (B,) and (B,)."""
-        kinds, chosen = self._stock.reader.kinds, self._stock.chosen
-        if chosen is None:
-            views = kinds.draw(len(rows), generator)
-            return views, views
-        places = torch.randint(
-            chosen.shape[1], (len(rows),), generator=generator, device=generator.device
-        )
-        return places, chosen[rows, places]
+    def _answer(
+        self, model: nn.Module, seen: Tensor, images: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The student's logits, and how far it looks elsewhere than the teacher."""
+        if self._watched is None:
+            return model(seen).float(), None
+        assert isinstance(model, models.Student)
+        maps = model.features(seen)
+        theirs = evaluation.predict(self._watched, self._plain(images))
+        return model.answer(maps).float(), losses.attention_loss(maps, theirs)
 
-    def _targets(self, rows: Tensor, places: Tensor, views: Tensor, logits: Tensor) -> Tensor:
+    def _targets(self, batch: batches.Batch, images: Tensor, logits: Tensor) -> Tensor:
         stock = self._stock
         if self._config.kd_weight == 0:
             return logits.detach()  # the soft term is multiplied by zero: ask no teacher
         if stock.targets is None:
-            # the teacher sees the view without overlay, as in the paper
-            return logits_bank.live_logits(stock.network, stock.reader, rows, views)
-        taught_by = rows if stock.taught_by is None else stock.taught_by[rows]
-        return stock.targets[taught_by, places].float()
+            return evaluation.predict(stock.network, self._plain(images))
+        if batch.targets is not None:
+            return batch.targets.float()
+        assert isinstance(stock.targets, Tensor)
+        taught_by = batch.rows if stock.taught_by is None else stock.taught_by[batch.rows]
+        return stock.targets[taught_by, batch.places].float()
+
+    def _plain(self, images: Tensor) -> Tensor:
+        # the teacher sees the view without overlay, as in the paper
+        return augment.normalise(images, self._stock.reader.mean, self._stock.reader.sd)
 
 
 def build(config: spec.TrialConfig, stock: Stock, seed: int) -> nn.Module:
@@ -158,6 +220,7 @@ def train(
     rows: Tensor | None = None,
     save_to: Path | None = None,
     resume_from: Path | None = None,
+    checkpoint_every: int = 1,
 ) -> Iterator[EpochResult]:
     """Train the student of one trial; yield a result an epoch, those of a checkpoint first.
 
@@ -167,16 +230,23 @@ def train(
     try:
         yield from fitting.fit(
             build(config, stock, seed) if student is None else student,
-            Distillation(config, stock, rows),
+            Distillation(config, stock, seed, rows),
             config,
             seed,
             stock.labels.device,
             save_to=save_to,
             resume_from=resume_from,
+            checkpoint_every=checkpoint_every,
         )
+        return
     except (MemoryError, RuntimeError) as error:
         if not memory.is_out_of_memory(error):
             raise
-        raise TrialError(
-            "out_of_memory", f"{error}; lower batch_size ({config.batch_size}) or width"
-        ) from error
+        asked = str(error)
+    # outside of the handler, whose traceback would keep the failed step's tensors alive
+    memory.give_back()
+    raise TrialError(
+        "out_of_memory",
+        f"{asked}; lower batch_size ({config.batch_size}) or width ({config.width:g}), or raise "
+        f"removed_blocks ({config.removed_blocks})",
+    )

@@ -17,7 +17,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import console, database, fitting, slots, space, spec
+from igkd_search import checkpoints, console, database, fitting, slots, space, spec
 from igkd_search.errors import IgkdError, LeaseLost, StorageError, TrialError
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class Worker:
     ) -> tuple[TrialState, fitting.EpochRecord]:
         """Train until the last epoch or the pruner's word; report every epoch once."""
         folder = self._folder(trial)
-        resume_from = fitting.newest_checkpoint(folder)
+        resume_from = checkpoints.newest(folder)
         if claim.attempt > 1:
             place = (
                 resume_from.stem if resume_from else "epoch 0, since there is no checkpoint here"

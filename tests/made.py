@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from igkd_search import controls, datasets, logits_bank, materials, overlay_bank, spec, vault
+from igkd_search import augment, datasets, logits_bank, materials, overlay_bank, spec, vault
 
 CPU = torch.device("cpu")
 OPTIONS = spec.Overlays(steps=2)
@@ -23,7 +23,7 @@ class Made:
     network: nn.Module
     store: vault.Vault
     logits: NDArray[np.float16]
-    maps: controls.Maps
+    maps: augment.Maps
 
 
 def make(shared: materials.Materials, store: vault.Vault) -> Made:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from igkd_search import controls, spec
+from igkd_search import augment, controls, spec
 
 
 def distinct_maps(count: int) -> NDArray[np.uint8]:
@@ -37,7 +37,7 @@ def test_each_row_is_paired_with_another_of_its_part(count: int, seed: int) -> N
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16])
 def test_shuffled_gives_each_image_the_map_of_another(dtype: type) -> None:
-    maps: controls.Maps = distinct_maps(20).astype(dtype)
+    maps: augment.Maps = distinct_maps(20).astype(dtype)
     found = controls.apply(maps, "shuffled", groups(20), 3)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, maps[controls.other_rows(groups(20), 3)])

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from igkd_search import checkpoint, models, spec
+from igkd_search import models, spec, weight_files
 from igkd_search.errors import MaterialError, StudyError
 from igkd_search.vault import Vault, file_digest
 from tests import tiny
@@ -59,15 +59,15 @@ def test_a_state_dict_is_found_in_its_wrapping(
 ) -> None:
     path = tmp_path / "mine.pth"
     torch.save(wrap(state), path, _use_new_zipfile_serialization=not old)
-    assert same(checkpoint.read(path), state)
+    assert same(weight_files.read(path), state)
     found = network()
-    checkpoint.load(found, path)
+    weight_files.load(found, path)
     assert same(found.state_dict(), state)
 
 
 def test_a_name_that_only_begins_like_the_prefix_is_kept(tmp_path: Path) -> None:
     torch.save({"module.a": torch.zeros(2), "head": torch.ones(1)}, tmp_path / "mine.pt")
-    assert set(checkpoint.read(tmp_path / "mine.pt")) == {"module.a", "head"}
+    assert set(weight_files.read(tmp_path / "mine.pt")) == {"module.a", "head"}
 
 
 def test_a_converted_file_is_made_once_and_a_safetensors_file_is_itself(
@@ -76,13 +76,13 @@ def test_a_converted_file_is_made_once_and_a_safetensors_file_is_itself(
     store = Vault(tmp_path / "vault")
     shared = {**state, "extra": state["classifier.1.bias"], "double": torch.zeros(2).double()}
     torch.save(shared, tmp_path / "mine.pt")
-    found = checkpoint.as_safetensors(tmp_path / "mine.pt", store)
+    found = weight_files.as_safetensors(tmp_path / "mine.pt", store)
     again = load_file(found)
     assert same({key: again[key] for key in state}, state)
     assert again["double"].dtype == torch.float32
-    assert checkpoint.as_safetensors(tmp_path / "mine.pt", Vault(store.root)) == found
+    assert weight_files.as_safetensors(tmp_path / "mine.pt", Vault(store.root)) == found
     save_file(state, tmp_path / "mine.safetensors")
-    assert checkpoint.as_safetensors(tmp_path / "mine.safetensors", store) == (
+    assert weight_files.as_safetensors(tmp_path / "mine.safetensors", store) == (
         tmp_path / "mine.safetensors"
     )
 
@@ -106,7 +106,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(
     Path("bare.bin").write_bytes(pickle.dumps(wrap(Trap()), protocol=2))
     for name in ("mine.pt", "bare.bin"):
         with pytest.raises(MaterialError) as caught:
-            checkpoint.read(Path(name))
+            weight_files.read(Path(name))
         said = str(caught.value)
         assert said.startswith(f"{name}: holds code or other objects beside tensors")
         assert "torch.save(model.state_dict()" in said and "safetensors" in said
@@ -116,7 +116,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(
 def test_a_whole_network_in_a_pickle_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "mine.pt")
     with pytest.raises(MaterialError, match="holds code or other objects"):
-        checkpoint.read(tmp_path / "mine.pt")
+        weight_files.read(tmp_path / "mine.pt")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_whole_network_in_a_pickle_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_state_dict_is_said(tmp_path: Path, content: Any, said: str) -> None:
     torch.save(content, tmp_path / "mine.pt")
     with pytest.raises(MaterialError) as caught:
-        checkpoint.read(tmp_path / "mine.pt")
+        weight_files.read(tmp_path / "mine.pt")
     assert f"mine.pt: {said}" in str(caught.value)
     assert "plain or under one of state_dict, model_state_dict, model" in str(caught.value)
 
@@ -143,7 +143,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mine.pt"
     path.write_bytes(content)
     with pytest.raises(MaterialError, match=r"mine\.pt: (not a readable state dict|holds code)"):
-        checkpoint.read(path)
+        weight_files.read(path)
 
 
 @pytest.mark.parametrize("name", ["mine.ckpt", "mine.onnx", "mine"])
@@ -154,7 +154,7 @@ def test_another_kind_of_file_is_refused_with_the_kinds_there_are(
     path.write_bytes(b"")
     suffix = path.suffix or "nothing"
     with pytest.raises(MaterialError) as caught:
-        checkpoint.check(spec.Teacher(checkpoint=str(path)))
+        weight_files.check(spec.Teacher(checkpoint=str(path)))
     assert f"its name ends in '{suffix}'; allowed are .safetensors, .pt, .pth, .bin" in str(
         caught.value
     )
@@ -163,13 +163,13 @@ def test_another_kind_of_file_is_refused_with_the_kinds_there_are(
 def test_a_file_is_checked_by_name_and_digest(tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
     with pytest.raises(StudyError, match=r"teacher\.checkpoint: .*mine\.pt: no such file"):
-        checkpoint.check(spec.Teacher(checkpoint=str(path)))
+        weight_files.check(spec.Teacher(checkpoint=str(path)))
     path.write_bytes(b"weights")
-    assert checkpoint.check(spec.Teacher(checkpoint=str(path))) == path
+    assert weight_files.check(spec.Teacher(checkpoint=str(path))) == path
     right, wrong = file_digest(path), "0" * 64
-    assert checkpoint.check(spec.Teacher(checkpoint=str(path), checkpoint_sha256=right)) == path
+    assert weight_files.check(spec.Teacher(checkpoint=str(path), checkpoint_sha256=right)) == path
     with pytest.raises(MaterialError, match=f"its sha256 is {right}, not {wrong}"):
-        checkpoint.check(spec.Teacher(checkpoint=str(path), checkpoint_sha256=wrong))
+        weight_files.check(spec.Teacher(checkpoint=str(path), checkpoint_sha256=wrong))
 
 
 # --- keys
@@ -214,7 +214,7 @@ def test_the_first_key_that_does_not_fit_is_named(
     model = network()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(MaterialError) as caught:
-        checkpoint.load(model, path)
+        weight_files.load(model, path)
     for words in [str(path), *expected]:
         assert words in str(caught.value)
     assert same(model.state_dict(), before)
@@ -225,4 +225,4 @@ def test_weights_of_another_architecture_are_refused_at_their_first_key(
 ) -> None:
     save_file(state, tmp_path / "mine.safetensors")
     with pytest.raises(MaterialError, match=r"conv1\.weight is absent in the file, but \(64, 3"):
-        checkpoint.load(models.build_teacher("resnet18", 3), tmp_path / "mine.safetensors")
+        weight_files.load(models.build_teacher("resnet18", 3), tmp_path / "mine.safetensors")

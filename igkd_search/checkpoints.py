@@ -1,0 +1,82 @@
+"""Checkpoints of a training: all that an epoch changes, one file an epoch, whole or not at all.
+
+A run writes into a folder of its own; the newest below its parent, of any attempt, is where the
+next attempt goes on. A file holds tensors (safetensors) and, as JSON, the records so far.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from igkd_search import files
+from igkd_search.errors import MaterialError, StorageError
+
+log = logging.getLogger(__name__)
+
+_VERSION = 2  # raise when a checkpoint of before cannot be continued
+_PATTERN = "epoch-*.safetensors"
+
+
+def path_of(folder: Path, epoch: int) -> Path:
+    """Where the checkpoint after so many completed epochs lies."""
+    return folder / f"epoch-{epoch:04d}.safetensors"
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    """Write a checkpoint, then remove the older ones beside it; StorageError when it cannot."""
+    whole = {key: value.contiguous() for key, value in tensors.items()}
+    state = {"version": str(_VERSION), "plain": json.dumps(plain)}
+    with StorageError.when_writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(path, save(whole, metadata=state))
+    for older in path.parent.glob(_PATTERN):
+        if older.name < path.name:
+            older.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a checkpoint, on the CPU, and its plain part; MaterialError if unreadable."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return tensors, json.loads(file.metadata()["plain"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise MaterialError(f"{path}: not a checkpoint that can be read: {error}") from error
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint with the most epochs below `folder`, of any attempt, or None."""
+    found = sorted(folder.glob(f"**/{_PATTERN}"), key=lambda path: (path.name, path.parent.name))
+    for path in reversed(found):
+        fault = _fault(path)
+        if fault is None:
+            return path
+        # it must not end the run again and again: an older one, or the start, will do
+        log.warning("%s: %s; removed", path, fault)
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _fault(path: Path) -> str | None:
+    """Why a training cannot go on from this file, or None."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            version = (file.metadata() or {}).get("version")
+    except (OSError, SafetensorError) as error:
+        return f"not a checkpoint that can be read ({error})"
+    if version != str(_VERSION):
+        return f"a checkpoint of version {version}, where this igkd goes on from {_VERSION}"
+    return None
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
