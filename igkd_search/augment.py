@@ -159,7 +159,7 @@ class Reader:
 def send(array: NDArray[Any], rows: NDArray[np.int64], device: torch.device) -> Tensor:
     """Rows of an array on the host, such as one mapped from a file, as a tensor on a device.
 
-    Through pinned memory where that is quicker: the copy then runs beside what the device computes.
+    To a GPU through pinned memory, so that nobody waits for the copy.
     """
     shape = (len(rows), *array.shape[1:])
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
