@@ -4,6 +4,7 @@ The oracle of views is a loop over single pixels; it shares no line with the loo
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -446,7 +447,7 @@ def test_images_are_packed_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.int64])
 def test_rows_are_sent_in_the_order_they_are_asked_for(dtype: type) -> None:
-    array = np.arange(24).reshape(6, 2, 2).astype(dtype)
+    array: NDArray[Any] = np.arange(24).reshape(6, 2, 2).astype(dtype)
     array.flags.writeable = False  # as one that is mapped from a file
     found = send(array, np.array([4, 0, 4]), CPU)
     np.testing.assert_array_equal(found.numpy(), array[[4, 0, 4]])

@@ -95,7 +95,7 @@ def test_prediction_goes_in_chunks_without_a_gradient() -> None:
     assert not found.requires_grad
     assert not found.is_inference()
     torch.testing.assert_close(found, images.mean((2, 3)).float())
-    assert torch.equal(evaluation.predict_each(model, images.split(3)), found)
+    assert torch.equal(evaluation.predict_each(model, torch.split(images, 3)), found)
 
 
 def test_prediction_needs_eval_mode() -> None:

@@ -41,7 +41,7 @@ class Colours:
         steps = self.rows // size
         order = torch.randperm(self.rows, generator=generator)[: steps * size]
         noise = torch.randn(steps, size, 3, 4, 4, generator=generator)
-        return zip(order.split(size), noise, strict=True)
+        return zip(torch.split(order, size), noise, strict=True)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         rows, noise = batch
