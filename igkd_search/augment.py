@@ -230,7 +230,7 @@ def overlay(
     log-uniform in [1, exponent_max]. The maps are already min-max scaled, so the exponent acts on
     [0, 1] (arXiv 2503.13008, section 3).
     """
-    exponent = torch.as_tensor(exponent_max, device=images.device).pow(chance[1])
+    exponent = torch.pow(exponent_max, chance[1])  # a plain number is not sent to the device
     share = ((chance[0] < probability) * strength)[:, None, None, None]
     saliency = maps.pow(exponent[:, None, None])[:, None]
     return torch.lerp(images, saliency.expand_as(images), share.expand_as(images))

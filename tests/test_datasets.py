@@ -5,13 +5,15 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 
-from igkd_search import datasets, spec
+from igkd_search import datasets, memory, spec
 from igkd_search.augment import Views
-from igkd_search.datasets import count_duplicates, load, load_test
-from tests import written
+from igkd_search.datasets import count_duplicates, load, load_test, reader_of
+from tests import releases, written
 from tests.written import CLASSES, NOWHERE, TRAIN, arrays, make_images, make_labels, refusal
 
+CPU = torch.device("cpu")
 DIGITS = "830b357bd7dc3c521c4ffc325bee887740abfdadd0ffb4dff10e3eb085b8f7ff"
 SOME_DIGITS = "649e807ab6ec46a2e5d08b982441b8ecca7d9109dba50f0c49ff882f99c75d41"
 
@@ -54,6 +56,56 @@ def test_a_channel_without_contrast_can_still_be_divided_by(folder: Path) -> Non
 def test_views_follow_the_source_unless_the_study_says_otherwise(folder: Path) -> None:
     assert load(arrays(folder), NOWHERE).views == Views(shift=0, flip=False)
     assert load(arrays(folder, shift=2, flip=True), NOWHERE).views == Views(shift=2, flip=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "shift", "flip"),
+    [
+        ("cifar10", 4, True),
+        ("cifar100", 4, True),
+        ("digits", 1, False),
+        ("fashion_mnist", 2, True),
+        ("svhn", 2, False),
+    ],
+)
+def test_what_is_legal_for_a_source_is_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: spec.Source, shift: int, flip: bool
+) -> None:
+    releases.shrink(monkeypatch)
+    releases.trust(monkeypatch)
+    if source in releases.WRITERS:
+        releases.WRITERS[source](tmp_path / "data")
+    assert load(spec.Data(source=source), tmp_path).views == Views(shift, flip)
+    assert flip == (source in spec.MIRRORED)
+    # each half may be said alone
+    assert load(spec.Data(source=source, shift=3), tmp_path).views == Views(3, flip)
+    assert load(spec.Data(source=source, flip=not flip), tmp_path).views == Views(shift, not flip)
+
+
+# --- on a device
+
+
+def test_images_that_do_not_fit_stream_and_are_read_alike(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "igkd_search")
+    data = load(arrays(folder, shift=1, flip=True), NOWHERE)
+    maps = make_images(TRAIN, seed=7)[:, 0]
+    size = TRAIN * (6 + 2) * (5 + 2) * (3 + 1)
+    caplog.clear()
+    for free, streams in ((2 * size, False), (2 * size - 2, True)):
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
+        reader = reader_of(data, CPU, maps)
+        assert (reader.packed is None) == streams
+        assert (reader.images is data.images and reader.maps is maps) == streams
+        said = [line for line in caplog.messages if "do not fit into cpu: they stream" in line]
+        assert len(said) == int(streams)
+    both = [reader_of(data, CPU, maps, resident=resident) for resident in (True, False)]
+    assert [reader.packed is None for reader in both] == [False, True]
+    rows, views = torch.arange(0, TRAIN, 7), torch.arange(9)
+    (one, one_map), (other, other_map) = (reader.unit(rows, views) for reader in both)
+    assert torch.equal(one, other) and torch.equal(one_map, other_map)
+    assert len(caplog.messages) == 1  # what is asked for needs no word
 
 
 def test_the_fingerprint_follows_pixels_labels_and_split_but_not_the_path(

@@ -145,7 +145,7 @@ def test_law_2_a_view_moves_image_map_and_logits_together(
     live = sourced.network(seen_by_network(data, image))[0].numpy()
     stored = sourced.logits[row, view].astype(np.float32)
     assert np.abs(stored - live).max() <= logits_bank.error_bound(live[None])[0]
-    reader = datasets.reader_of(data, CPU, torch.tensor(sourced.maps))
+    reader = datasets.reader_of(data, CPU, sourced.maps)
     pixels, maps = reader.unit(torch.tensor([row]), torch.tensor([view]))
     np.testing.assert_allclose(pixels[0].numpy(), image / np.float32(255), atol=1e-6)
     moved = view_of(sourced.maps[row], dy, dx, flipped) / np.float32(255)
@@ -158,14 +158,14 @@ def test_law_3_crop_and_flip_then_overlay_then_normalisation(
     sourced: Sourced, dy: int, dx: int, flipped: bool, place: float, strength: float
 ) -> None:
     data, row = sourced.data, int(place * len(sourced.data.images))
-    reader = datasets.reader_of(data, CPU, torch.tensor(sourced.maps))
+    reader = datasets.reader_of(data, CPU, sourced.maps)
     view = torch.tensor([data.views.index(dy, dx, flipped)])
     pixels, maps = reader.unit(torch.tensor([row]), view)
     for probability, exponent_max in ((0.0, 2.0), (1.0, 1.0)):
         laid = augment.overlay(
             pixels,
             maps,
-            torch.Generator().manual_seed(0),
+            torch.rand(2, 1, generator=torch.Generator().manual_seed(0)),
             probability=probability,
             strength=strength,
             exponent_max=exponent_max,

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from igkd_search.losses import distillation_loss
+from igkd_search.losses import attention_loss, cross_entropy, distillation_loss
 
 LN2 = 0.6931471805599453
 STUDENT = [math.log(16), 0.0, 0.0]
@@ -191,3 +191,78 @@ def test_weight_and_temperature_may_be_tensors() -> None:
     assert tensors.shape == ()
     torch.testing.assert_close(tensors, plain)
     torch.testing.assert_close(gradient(tensors, student), gradient(plain, student))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_a_tensor_of_label_smoothing_is_torchs_own(smoothing: float) -> None:
+    student, teacher, labels = draw(3)
+    theirs = functional.cross_entropy(student, labels, label_smoothing=smoothing)
+    assert torch.equal(cross_entropy(student, labels, smoothing), theirs)
+    ours = cross_entropy(student, labels, torch.tensor(smoothing))
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradient(ours, student), gradient(theirs, student))
+    whole, tensor = (
+        distillation_loss(
+            student, teacher, labels, kd_weight=0.4, temperature=2.0, label_smoothing=given
+        )
+        for given in (smoothing, torch.tensor(smoothing))
+    )
+    torch.testing.assert_close(whole, tensor)
+
+
+# --- attention
+
+
+def maps(*images: list[list[list[float]]]) -> Tensor:
+    """Maps (B, C, h, w)."""
+    return torch.tensor(images)
+
+
+LEFT = [[3.0, 0.0], [0.0, 0.0]]
+RIGHT = [[0.0, 5.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        # the same place: both are the unit vector (1, 0, 0, 0)
+        (maps([LEFT]), maps([LEFT]), 0.0),
+        # places apart: |(1, 0) - (0, 1)|^2
+        (maps([LEFT]), maps([RIGHT]), 2.0),
+        # the size and the sign of a map say nothing, nor how many channels there are
+        (maps([LEFT]), 1e3 * maps([LEFT]), 0.0),
+        (maps([LEFT]), -maps([LEFT]), 0.0),
+        (maps([LEFT]), maps([LEFT, LEFT, LEFT]), 0.0),
+        # squares 9 and 16 of a 3-4-5 over two places: q = (9, 16) / sqrt(337), against (1, 0)
+        (maps([[[3.0, 4.0]]]), maps([[[1.0, 0.0]]]), 2 - 2 * 9 / math.sqrt(337)),
+        # channels are averaged as squares: (1 + 0, 0 + 1) / 2, so q = (1, 1) / sqrt(2)
+        (maps([[[1.0, 0.0]], [[0.0, -1.0]]]), maps([[[1.0, 0.0]]]), 2 - math.sqrt(2)),
+        # a mean over the batch: 0 and 2
+        (maps([LEFT], [LEFT]), maps([LEFT], [RIGHT]), 1.0),
+    ],
+)
+def test_the_distance_of_attention_worked_by_hand(
+    student: Tensor, teacher: Tensor, expected: float
+) -> None:
+    assert attention_loss(student, teacher).item() == pytest.approx(expected, abs=1e-6)
+    assert attention_loss(teacher, student).item() == pytest.approx(expected, abs=1e-6)
+
+
+@given(SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_attention_lies_between_0_and_2_and_a_step_downhill_brings_it_closer(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    student = torch.randn(3, 4, 3, 3, generator=generator).requires_grad_()
+    teacher = torch.randn(3, 7, 3, 3, generator=generator)
+    before = attention_loss(student, teacher)
+    assert 0 < before.item() < 2
+    slope = gradient(before, student)
+    assert torch.isfinite(slope).all() and slope.any()
+    assert attention_loss(student - 0.1 * slope, teacher) < before
+
+
+def test_maps_that_are_black_do_not_burst() -> None:
+    student = torch.zeros(2, 3, 2, 2, requires_grad=True)
+    loss = attention_loss(student, torch.ones(2, 3, 2, 2))
+    assert loss.item() == pytest.approx(1.0)
+    assert torch.isfinite(gradient(loss, student)).all()

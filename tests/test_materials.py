@@ -165,12 +165,12 @@ def test_shuffled_targets_are_those_of_another_image_of_the_same_part(
     assert set(found.taught_by[fit_rows]) == set(fit_rows)
     config = study.trial.model_copy(update={"kd_weight": 1.0})
     task, own = (
-        training.Distillation(config, training.Stock.of(each, study, CPU))
+        training.Distillation(config, training.Stock.of(each, study, CPU), seed=3)
         for each in (found, shared)
     )
     student = training.build(config, training.Stock.of(shared, study, CPU), 3).eval()
     first, second = (
-        each.loss(student, torch.arange(12), torch.Generator().manual_seed(0))
+        each.loss(student, next(iter(each.epoch(1, 12, torch.Generator().manual_seed(0)))))
         for each in (task, own)
     )
     assert first.item() != second.item()
@@ -355,6 +355,52 @@ def test_every_choice_of_an_architecture_is_checked(arrays: Path) -> None:
     teacher = {"architecture": "resnet18", "width": 0.5}
     with pytest.raises(StudyError, match=r"width = 0\.5: resnet18 has one width"):
         materials.check(tiny.study(arrays, teacher=teacher))
+
+
+def test_attention_needs_a_network_with_blocks(arrays: Path) -> None:
+    trial = {"width": 1.0, "removed_blocks": 0, "attention_weight": 0.5}
+    teacher = {"architecture": "swin_t", "width": 1.0}
+    with pytest.raises(StudyError, match=r"attention_weight compares .* swin_t has none; type"):
+        materials.check(tiny.study(arrays, trial=trial, teacher=teacher))
+    searched = {"space": {"attention_weight": {"low": 0.0, "high": 1.0}}}
+    plain = {**trial, "attention_weight": 0.0}
+    with pytest.raises(StudyError, match=r"attention_weight compares .* swin_t has none; type"):
+        materials.check(tiny.study(arrays, trial=plain, teacher=teacher, search=searched))
+    materials.check(tiny.study(arrays, trial=plain, teacher=teacher))
+    materials.check(tiny.study(arrays, trial={"attention_weight": 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"teacher": {"cutout": 8}}, r"teacher\.cutout = 8 blanks whole images of 8x8 pixels"),
+        ({"trial": {"cutout": 9}}, r"trial\.cutout = 9 blanks .*; allowed are 0 to 7"),
+        (
+            {"search": {"space": {"cutout": {"low": 0.0, "high": 12.0}}}},
+            r"trial\.cutout = 12 blanks .*; allowed are 0 to 7",
+        ),
+        (
+            {"search": {"space": {"cutout": {"choices": [0, 8, 2]}}}},
+            r"trial\.cutout = 8 blanks .*; allowed are 0 to 7",
+        ),
+    ],
+)
+def test_a_cutout_that_blanks_whole_images_is_refused_before_a_teacher_is_trained(
+    arrays: Path,
+    shared: materials.Materials,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sections: dict[str, Any],
+    said: str,
+) -> None:
+    monkeypatch.setattr("igkd_search.teacher.obtain", refuse)
+    study = tiny.study(arrays, **sections)
+    with pytest.raises(StudyError, match=said):
+        materials.prepare(study, tmp_path / "home", CPU)
+    assert not (tmp_path / "home").exists()
+    materials.check_images(
+        tiny.study(arrays, teacher={"cutout": 7}, trial={"cutout": 7}), shared.data
+    )
 
 
 def test_images_are_checked_before_a_teacher_is_trained(

@@ -49,6 +49,14 @@ def test_a_batch_is_the_fastest_that_fits_into_half_of_what_is_free(
     assert memory.fitting_batch(model, torch.zeros(1, 3, 4, 4), fastest=50) == expected
 
 
+@pytest.mark.parametrize(("size", "expected"), [(0, True), (50, True), (51, False)])
+def test_what_is_kept_leaves_half_of_what_is_free_to_the_work(
+    monkeypatch: pytest.MonkeyPatch, size: int, expected: bool
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 100)
+    assert memory.holds(CPU, size) is expected
+
+
 def test_there_is_free_memory_on_the_cpu() -> None:
     assert memory.free_bytes(CPU) > 10**6
 

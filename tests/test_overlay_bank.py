@@ -46,7 +46,7 @@ def test_a_map_moves_with_its_image_in_every_view(made: Made) -> None:
     # the map of a view is that view of the map: what lies under each pixel stays under it
     data, shift = made.data, made.data.views.shift
     marked = replace(data, images=np.repeat(np.array(made.maps)[:, None], 3, axis=1))
-    reader = datasets.reader_of(marked, CPU, torch.tensor(made.maps))
+    reader = datasets.reader_of(marked, CPU, made.maps)
     rows = torch.arange(tiny.TRAIN)
     for view in range(data.views.count):
         images, maps = reader.unit(rows, torch.full_like(rows, view))

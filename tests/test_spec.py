@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import pytest
@@ -25,17 +25,19 @@ MINIMAL: dict[str, Any] = {
 }
 TOP = "data, materials, name, overlays, search, teacher, trial"
 TRIAL = (
-    "architecture, batch_size, ema_decay, epochs, initialisation, kd_weight, label_smoothing, "
-    "learning_rate, momentum, optimizer, overlay_exponent_max, overlay_probability, "
-    "overlay_strength, removed_blocks, temperature, warmup, weight_decay, width"
+    "alternating_flip, architecture, attention_weight, batch_size, cutout, ema_decay, epochs, "
+    "initialisation, kd_weight, label_smoothing, learning_rate, momentum, optimizer, "
+    "overlay_exponent_max, overlay_probability, overlay_strength, removed_blocks, temperature, "
+    "warmup, weight_decay, width"
 )
 TEACHER = (
-    "architecture, batch_size, checkpoint, checkpoint_sha256, ema_decay, epochs, label_smoothing, "
-    "learning_rate, minimum_accuracy, momentum, optimizer, seed, warmup, weight_decay, width"
+    "alternating_flip, architecture, batch_size, checkpoint, checkpoint_sha256, cutout, "
+    "ema_decay, epochs, label_smoothing, learning_rate, minimum_accuracy, momentum, optimizer, "
+    "seed, warmup, weight_decay, width"
 )
 SOURCES = "arrays, cifar10, cifar100, digits, fashion_mnist, folder, svhn"
 DATA = "classes, flip, image_size, limit, path, seed, shift, source, validation"
-SEARCH = "pruner, sampler, seed, space, start, trials"
+SEARCH = "checkpoint_every, pruner, sampler, seed, space, start, trials"
 OVERLAYS = "baseline, control, dtype, reduction, rule, steps"
 NORMAL = {"low": 1.0, "high": 2.0}
 
@@ -479,7 +481,7 @@ def test_a_study_cannot_be_changed_once_it_is_read() -> None:
 def test_budget_and_paths_are_no_part_of_the_question() -> None:
     plain = changed(data__source="arrays", data__path="here", teacher__checkpoint="a.safetensors")
     other = copy.deepcopy(plain)
-    other["search"]["trials"] = 99
+    other["search"] |= {"trials": 99, "checkpoint_every": 5}
     other["data"]["path"], other["teacher"]["checkpoint"] = "there", "b.safetensors"
     one, two = (study_file.check(spec.Study, each, "mine.toml") for each in (plain, other))
     assert one != two and one.question() == two.question()
@@ -493,6 +495,8 @@ def test_budget_and_paths_are_no_part_of_the_question() -> None:
     [
         {"trial__epochs": 9},
         {"search__seed": 1},
+        {"trial__cutout": 2},
+        {"trial__attention_weight": 0.5},
         {"search__space__kd_weight": {"low": 0.0, "high": 1.0}},
         {"search__start": [{"temperature": 2.0}]},
         {"data__seed": 1},
@@ -643,3 +647,132 @@ def test_views_ask_for_a_bank_so_a_live_teacher_contradicts_them() -> None:
         "materials: views = 4 restricts training to banked views, but targets = 'live' asks for no "
         "bank; leave one of them out"
     )
+
+
+# --- combinations that mean nothing
+
+CIFAR = {"data__source": "cifar10"}
+"""A source whose images are mirrored."""
+UNMIRRORED = "images of source 'digits' are not mirrored; leave it out"
+BOTH = "search__space__alternating_flip"
+
+
+@pytest.mark.parametrize("source", get_args(spec.Source))
+def test_images_are_mirrored_where_that_leaves_their_class_as_it_is(source: str) -> None:
+    plain = {"source": source} | ({"path": "x"} if source in ("arrays", "folder") else {})
+    legal = source in ("cifar10", "cifar100", "fashion_mnist")
+    assert (source in spec.MIRRORED) == legal
+    assert spec.Data.model_validate(plain).mirrored == legal
+    for flip in (True, False):
+        assert spec.Data.model_validate({**plain, "flip": flip}).mirrored == flip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"trial__alternating_flip": True},
+            f"trial.alternating_flip: {UNMIRRORED}, or say data.flip = true",
+        ),
+        (
+            {"teacher__alternating_flip": True},
+            f"teacher.alternating_flip: {UNMIRRORED}, or say data.flip = true",
+        ),
+        (
+            {BOTH: {"choices": [False, True]}},
+            f"trial.alternating_flip: {UNMIRRORED}, or say data.flip = true",
+        ),
+        # it was said that they are not
+        ({"trial__alternating_flip": True, "data__flip": False}, None),
+        ({**CIFAR, "data__flip": False, "teacher__alternating_flip": True}, None),
+        (
+            {**CIFAR, "trial__alternating_flip": True, "materials__views": 4},
+            "trial.alternating_flip: materials.views = 4 restricts each image to views whose "
+            "flips are drawn once; leave one of them out",
+        ),
+        (
+            {**CIFAR, BOTH: {"choices": [False, True]}, "materials__views": 4},
+            "trial.alternating_flip: materials.views = 4 restricts each image to views whose "
+            "flips are drawn once; leave one of them out",
+        ),
+        (
+            {"trial__attention_weight": 0.5, "trial__architecture": "resnet18"},
+            "trial.attention_weight compares the maps of the same block in both networks, so "
+            "trial.architecture = resnet18 must be teacher.architecture = mobilenet_v2; or type "
+            "attention_weight = 0",
+        ),
+        (
+            {
+                "search__space__attention_weight": {"low": 0.0, "high": 1.0},
+                "search__space__architecture": {"choices": ["mobilenet_v2", "resnet34"]},
+            },
+            "trial.attention_weight compares the maps of the same block in both networks, so "
+            "trial.architecture = resnet34 must be teacher.architecture = mobilenet_v2; or type "
+            "attention_weight = 0",
+        ),
+        (
+            {"trial__initialisation": "teacher", "trial__width": 2.0},
+            "trial.initialisation = 'teacher' copies blocks, so trial.width = 2 must be "
+            "teacher.width = 1",
+        ),
+        (
+            {"trial__initialisation": "teacher", "teacher__width": 0.5},
+            "trial.initialisation = 'teacher' copies blocks, so trial.width = 1 must be "
+            "teacher.width = 0.5",
+        ),
+        (
+            {"trial__initialisation": "teacher", "trial__architecture": "resnet18"},
+            "trial.initialisation = 'teacher' copies blocks, so trial.architecture = resnet18 "
+            "must be teacher.architecture = mobilenet_v2",
+        ),
+        (
+            {
+                "search__space__initialisation": {"choices": ["random", "teacher"]},
+                "search__space__width": {"choices": [1.0, 2.0]},
+            },
+            "trial.initialisation = 'teacher' copies blocks, so trial.width = 2 must be "
+            "teacher.width = 1",
+        ),
+    ],
+)
+def test_a_combination_that_means_nothing_is_refused_with_the_reason(
+    changes: dict[str, Any], said: str | None
+) -> None:
+    found = fault(**changes)
+    if said is None:
+        assert found.endswith("are not mirrored; leave it out")
+    else:
+        assert found == said
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**CIFAR, "trial__alternating_flip": True, "teacher__alternating_flip": True},
+        {"data__flip": True, "trial__alternating_flip": True},
+        # the teacher learns from all views whatever the trials do
+        {**CIFAR, "teacher__alternating_flip": True, "materials__views": 4},
+        {BOTH: {"choices": [False]}},
+        {"trial__attention_weight": 0.5, "trial__width": 2.0},
+        {"trial__attention_weight": 0.5, "trial__architecture": "mobilenet_v2"},
+        {"trial__architecture": "resnet18", "search__space__attention_weight": {"choices": [0.0]}},
+        {"trial__initialisation": "teacher", "trial__width": 0.5, "teacher__width": 0.5},
+        {"trial__initialisation": "random", "trial__width": 2.0},
+    ],
+)
+def test_a_combination_that_means_something_is_accepted(changes: dict[str, Any]) -> None:
+    assert study(**changes)
+
+
+def test_an_exported_file_is_held_to_the_same_combinations() -> None:
+    wrong = exported()
+    wrong["trial"] = {"alternating_flip": True}
+    wrong["data"] = {"source": "digits"}
+    with pytest.raises(StudyError, match=r"trial\.alternating_flip: images of source 'digits'"):
+        study_file.check(spec.Exported, wrong, "best.toml")
+
+
+def test_how_often_a_checkpoint_is_written_is_at_least_once_in_so_many_epochs() -> None:
+    assert study().search.checkpoint_every == 1
+    assert "checkpoint_every" not in study(search__checkpoint_every=3).question()["search"]
+    assert fault(search__checkpoint_every=0).startswith("search.checkpoint_every = 0: input should")

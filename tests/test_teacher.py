@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from igkd_search import datasets, fitting, materials, spec, teacher
+from igkd_search import datasets, fitting, materials, memory, spec, teacher
 from igkd_search.errors import MaterialError, StudyError
 from igkd_search.vault import Vault, file_digest
 from tests import tiny
@@ -456,3 +456,41 @@ def test_an_own_architecture_is_trained_by_its_name_and_origin(
     assert teacher.obtain(mine, data, Vault(tmp_path), CPU).weights == one.weights
     own(mine="tests.own_networks:whole")
     assert teacher.obtain(mine, data, Vault(tmp_path), CPU).weights != one.weights
+
+
+def test_a_teacher_whose_images_stream_is_the_same_teacher(
+    data: datasets.Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "igkd_search")
+    asked = options(cutout=3, alternating_flip=True, label_smoothing=0.1)
+    resident = teacher.obtain(asked, data, Vault(tmp_path / "resident"), CPU)
+    assert "stream" not in caplog.text
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    streamed = teacher.obtain(asked, data, Vault(tmp_path / "streamed"), CPU)
+    assert "images do not fit into cpu: they stream" in caplog.text
+    assert same(weights(streamed), weights(resident))
+    assert streamed.accuracy == resident.accuracy
+    one, other = (
+        json.loads((found.weights.parent / "records.json").read_text())
+        for found in (resident, streamed)
+    )
+    for record in (*one, *other):
+        del record["seconds"], record["images_per_s"]
+    assert one == other and len(one) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"cutout": 3}, {"alternating_flip": True}, {"label_smoothing": 0.1}]
+)
+def test_each_field_of_a_teachers_recipe_is_another_teacher(
+    data: datasets.Dataset,
+    trained: tuple[teacher.Teacher, Vault],
+    tmp_path: Path,
+    change: dict[str, Any],
+) -> None:
+    found = teacher.obtain(options(**change), data, trained[1], CPU)
+    assert found.weights != trained[0].weights
+    assert not same(weights(found), weights(trained[0]))

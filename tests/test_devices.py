@@ -1,0 +1,109 @@
+"""Which device computes, on how many threads, and what is asked of its hardware."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from igkd_search import devices
+from igkd_search.errors import StudyError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """Three threads during a test, and afterwards as many as there were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_device_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IGKD_DEVICE", "meta")
+    assert devices.choose() == torch.device("meta")
+    assert devices.choose("cpu") == CPU  # what is asked in the call goes before
+    monkeypatch.delenv("IGKD_DEVICE")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.choose() == torch.device("cuda")
+
+
+@pytest.mark.parametrize("mps", [True, False])
+def test_without_a_gpu_of_nvidia_it_is_that_of_apple_or_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, mps: bool
+) -> None:
+    monkeypatch.delenv("IGKD_DEVICE")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert devices.choose() == torch.device("mps" if mps else "cpu")
+
+
+def test_a_device_that_is_none_is_refused_where_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("IGKD_DEVICE", "abacus")
+    with pytest.raises(
+        StudyError, match=r"IGKD_DEVICE = abacus: .*allowed: cuda, cuda:N, mps, cpu"
+    ):
+        devices.choose()
+    with pytest.raises(StudyError, match=r"--device = slide-rule: .*allowed: cuda, cuda:N"):
+        devices.choose("slide-rule")
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_gpu_computes_in_bf16_where_its_hardware_does(
+    supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def is_supported(including_emulation: bool = True) -> bool:
+        asked.append(including_emulation)
+        return supported
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    assert devices.has_bf16(torch.device("cuda", 1)) == supported
+    assert asked == [False]
+    assert not devices.has_bf16(CPU)
+    assert not devices.has_bf16(torch.device("mps"))
+
+
+def test_a_placed_model_is_channels_last() -> None:
+    placed = devices.place(nn.Sequential(nn.Conv2d(3, 6, 3)), CPU)
+    assert placed.get_parameter("0.weight").is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize(
+    ("side", "workers", "asked", "expected"),
+    [
+        (8, 1, None, 1),
+        (16, 1, None, 1),
+        (17, 1, None, 6),
+        (32, 2, None, 3),
+        (32, 4, None, 1),
+        (32, 99, None, 1),
+        (8, 1, "3", 3),
+        (32, 2, "3", 3),
+    ],
+)
+def test_cores_are_shared_and_small_images_take_one_thread_unless_told(
+    side: int, workers: int, asked: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert devices.use_threads((3, side, side), workers) == expected == torch.get_num_threads()
+
+
+def test_cores_are_those_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
+    assert devices.cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert devices.cores() == 1
