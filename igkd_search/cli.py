@@ -17,6 +17,7 @@ from igkd_search import __version__, console, tables
 from igkd_search.command_options import (
     HOME,
     DataOption,
+    DeviceOption,
     Format,
     FormatOption,
     HomeOption,
@@ -67,6 +68,7 @@ def run(
     storage: StorageOption = None,
     home: HomeOption = HOME,
     data: DataOption = None,
+    device: DeviceOption = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Prepare, search and print the best; run again to continue."""
@@ -80,7 +82,7 @@ def run(
                 base = open_if_there(storage, home)
                 done = base is not None and registry.is_finished(base, question, trials)
             if not done:
-                base = _search(question, trials, storage, home)
+                base = _search(question, trials, storage, home, device)
         assert base is not None
         show(results.summary(base, question.name), format, tables.print_summary)
 
@@ -91,6 +93,7 @@ def prepare(
     storage: StorageOption = None,
     home: HomeOption = HOME,
     data: DataOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Build the materials only."""
     with reporting(study), console.display(STAGES[:-1]):
@@ -99,9 +102,9 @@ def prepare(
             question = question_of(study, storage, home, data)
             from igkd_search import launch
 
-            found = launch.check(question, home, open_if_there(storage, home))
+            found = launch.check(question, home, open_if_there(storage, home), device)
             base = open_storage(storage, home)
-        launch.prepare(base, question, home, data=found)
+        launch.prepare(base, question, home, data=found, device=device)
 
 
 @app.command()
@@ -126,7 +129,7 @@ def list_trials(
     home: HomeOption = HOME,
     format: FormatOption = Format.table,
 ) -> None:
-    """Every trial: state, parameters, accuracy, cause of failure."""
+    """Every trial: state, parameters, accuracy, cause and reason of failure."""
     with reporting(study):
         from igkd_search import registry, results
 
@@ -164,6 +167,7 @@ def overlays(
     storage: StorageOption = None,
     home: HomeOption = HOME,
     data: DataOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Draw what overlays are: one image a class, its map, and every control."""
     with reporting(study):
@@ -177,10 +181,10 @@ def overlays(
                 if base is not None:
                     registry.check_question(base, question)
                     kept = keeper.Keeper.of(base, question.name, writes=False)
-                found = gallery.check(question, output, home, kept)
+                found = gallery.check(question, output, home, kept, device)
                 if kept is not None:
                     keeper.check_same(question.name, kept.known, {"data": found.fingerprint})
-            drawn = gallery.draw(question, output, home, classes, found, kept)
+            drawn = gallery.draw(question, output, home, classes, found, kept, device)
         tables.print_gallery(drawn, output)
 
 
@@ -241,6 +245,7 @@ def train(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many students.")] = 1,
     home: HomeOption = HOME,
     data: DataOption = None,
+    device: DeviceOption = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Train the final student; read the test set once."""
@@ -253,19 +258,19 @@ def train(
                 check_home(home)
                 exported = located(study_file.read_exported(file), data)
                 from igkd_search import final
-            result = final.train(exported, output, home, seeds)
+            result = final.train(exported, output, home, seeds, device)
         show(result, format, lambda found: tables.print_final(found, output))
 
 
 def _search(
-    question: spec.Study, trials: int | None, storage: str | None, home: Path
+    question: spec.Study, trials: int | None, storage: str | None, home: Path, device: str | None
 ) -> database.Database:
     with console.stage("start", note="loading torch and the data"):
         from igkd_search import launch
 
-        data = launch.check(question, home, open_if_there(storage, home))
+        data = launch.check(question, home, open_if_there(storage, home), device)
         base = open_storage(storage, home)
-    launch.search(base, question, home, trials, data)
+    launch.search(base, question, home, trials, data, device)
     return base
 
 

@@ -55,6 +55,15 @@ DataOption = Annotated[
         "--data", envvar="IGKD_DATA", help="Folder of arrays or images, in place of data.path."
     ),
 ]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        # devices.choose reads the variable, and so can say which of the two is wrong
+        help="Where to compute: cuda, cuda:1, mps or cpu.  [env var: IGKD_DEVICE]  "
+        "[default: the best there is]",
+    ),
+]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print.")]
 TrialsOption = Annotated[int | None, typer.Option("--trials", min=1, help="Set the budget.")]
 HOME = Path("storage")

@@ -51,24 +51,32 @@ class _Bench:
     folder: Path
 
 
-def train(exported: spec.Exported, folder: Path, home: Path, seeds: int = 1) -> dict[str, Any]:
+def train(
+    exported: spec.Exported, folder: Path, home: Path, seeds: int = 1, device: str | None = None
+) -> dict[str, Any]:
     """Train `seeds` students, evaluate each once on the test set, write everything to `folder`.
 
     Writes student.safetensors (first seed) and result.json; returns the latter. StudyError when the
-    folder holds the result of another configuration.
+    folder holds the result of another configuration, or `device` (devices.choose) is none.
     """
+    chosen = devices.choose(device)
     asked = spec.fingerprint([exported.question(), exported.provenance.seed, seeds])
     # no study of this storage may name what is read here
     with users.using(home / "vault"):
         return _finished(folder, asked, exported.data, home) or _train(
-            exported, folder, home, seeds, asked
+            exported, folder, home, seeds, asked, chosen
         )
 
 
 def _train(
-    exported: spec.Exported, folder: Path, home: Path, seeds: int, asked: str
+    exported: spec.Exported,
+    folder: Path,
+    home: Path,
+    seeds: int,
+    asked: str,
+    device: torch.device,
 ) -> dict[str, Any]:
-    bench = _bench(exported, folder, home)
+    bench = _bench(exported, folder, home, device)
     _make(folder)
     students = [_train_seed(bench, index, seeds) for index in range(seeds)]
     # only now, with every model finished, is the test set opened, and the reading counted
@@ -159,8 +167,7 @@ def _count_duplicates(data: datasets.Dataset, test: datasets.Part) -> int:
     return duplicates
 
 
-def _bench(exported: spec.Exported, folder: Path, home: Path) -> _Bench:
-    device = devices.choose()
+def _bench(exported: spec.Exported, folder: Path, home: Path, device: torch.device) -> _Bench:
     shared = materials.prepare(exported, home, device)
     _warn_of_other_data(exported.provenance.fingerprints, shared.fingerprints)
     stock = training.Stock.of(shared, exported, device)

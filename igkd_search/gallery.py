@@ -80,14 +80,18 @@ class Gallery:
 
 
 def check(
-    study: spec.Study, output: Path, home: Path, keeper: teacher.Keeper | None = None
+    study: spec.Study,
+    output: Path,
+    home: Path,
+    keeper: teacher.Keeper | None = None,
+    device: str | None = None,
 ) -> datasets.Dataset:
     """Whatever can be known at once, before a teacher is trained; returns the data.
 
-    StudyError, DataError or MaterialError say what is wrong.
+    StudyError, DataError or MaterialError say what is wrong, be it with `device` (devices.choose).
     """
     figures.check_format(output)
-    devices.choose()
+    devices.choose(device)
     teacher.check(study.teacher, keeper)
     # decoded images are an entry that no study may name yet; other sources write none
     writes = study.data.source in datasets.CACHED
@@ -106,6 +110,7 @@ def draw(
     classes: str | None = None,
     data: datasets.Dataset | None = None,
     keeper: teacher.Keeper | None = None,
+    device: str | None = None,
 ) -> Gallery:
     """Write the gallery to `output`, building the teacher and the maps where they are missing.
 
@@ -113,11 +118,12 @@ def draw(
     `classes` are names or labels, between commas; by default the first ten. StudyError when they
     are none of this data set, or too many.
     """
-    data = data if data is not None else check(study, output, home, keeper)
+    used = devices.choose(device)
+    data = data if data is not None else check(study, output, home, keeper, device)
     chosen = choose_classes(data, classes)
     # no study may name these entries yet
     with users.using(home / "vault"):
-        found = assemble(study, data, chosen, home, devices.choose(), keeper)
+        found = assemble(study, data, chosen, home, used, keeper)
     figure = figures.draw_gallery(_title(found), _subtitle(found), _columns(found), _strips(found))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from igkd_search import (
     database,
     datasets,
@@ -22,14 +24,18 @@ from igkd_search import (
 
 
 def check(
-    study: spec.Study, home: Path, base: database.Database | None = None
+    study: spec.Study,
+    home: Path,
+    base: database.Database | None = None,
+    device: str | None = None,
 ) -> datasets.Dataset | None:
     """Everything that can be wrong with a question, before anything is written.
 
     Returns the data, unless they would have to be downloaded or decoded first. A teacher's file may
-    be absent where `base` keeps it. StudyError, DataError or MaterialError say what is wrong.
+    be absent where `base` keeps it. StudyError, DataError or MaterialError say what is wrong, be it
+    with `device` (devices.choose).
     """
-    devices.choose()
+    devices.choose(device)
     materials.check(study, None if base is None else keeper.Keeper.of(base, study.name))
     if study.data.source in datasets.CACHED:
         datasets.check(study.data, home)
@@ -45,20 +51,28 @@ def search(
     home: Path,
     trials: int | None = None,
     data: datasets.Dataset | None = None,
+    device: str | None = None,
 ) -> None:
     """Prepare what is missing, then run one worker in this process until the budget is spent."""
     began = time.monotonic()
-    device = devices.choose()
+    chosen = devices.choose(device)
     try:
-        shared = prepare(base, study, home, trials, data)
-        stock = training.Stock.of(shared, study, device)
+        shared = prepare(base, study, home, trials, data, device)
+        stock = training.Stock.of(shared, study, chosen)
 
         def train(
             config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
         ) -> Iterator[training.EpochResult]:
-            return training.train(config, stock, seed, save_to=save_to, resume_from=resume_from)
+            return training.train(
+                config,
+                stock,
+                seed,
+                save_to=save_to,
+                resume_from=resume_from,
+                checkpoint_every=study.search.checkpoint_every,
+            )
 
-        attributes = describe(study, shared, str(device))
+        attributes = describe(study, shared, str(chosen))
         worker.Worker(study, base, home / "checkpoints", train, attributes).run()
     finally:
         spend(base, study.name, time.monotonic() - began)
@@ -70,6 +84,7 @@ def prepare(
     home: Path,
     trials: int | None = None,
     data: datasets.Dataset | None = None,
+    device: str | None = None,
 ) -> materials.Materials:
     """Build the materials, then write the study and what they are into the database.
 
@@ -77,9 +92,10 @@ def prepare(
     written after its materials, so that a file whose teacher fails can still be changed; only the
     teacher's weights are kept before the banks are built from them.
     """
+    chosen = devices.choose(device)
     # until the study names its entries in the database, nobody may prune them
     with users.using(home / "vault"):
-        return _prepare(base, study, home, trials, data)
+        return _prepare(base, study, home, trials, data, chosen)
 
 
 def _prepare(
@@ -88,6 +104,7 @@ def _prepare(
     home: Path,
     trials: int | None,
     data: datasets.Dataset | None,
+    device: torch.device,
 ) -> materials.Materials:
     registry.check_question(base, study)
     before = base.read_study(study.name)
@@ -96,7 +113,6 @@ def _prepare(
     data = data if data is not None else datasets.load(study.data, home)
     keeper.check_same(study.name, known, {"data": data.fingerprint})
     kept_at = keeper.Keeper(base, study.name, known)
-    device = devices.choose()
     begun = _as_begun(study, facts)
     measured = _latency_of(facts)
     shared = materials.prepare(begun, home, device, data, kept_at, measured)

@@ -107,6 +107,8 @@ class Materials:
                 "flip": self.data.views.flip,
                 "image_shape": list(self.data.image_shape),
             },
+            # a finished study is shown without its data
+            "class_names": list(self.data.class_names),
         }
 
     def _targets(self) -> str:

@@ -24,6 +24,8 @@ _WITHOUT_CLASS = (
     "MPS backend out of memory",
 )
 """What allocators say that raise a plain RuntimeError."""
+_OF_A_CONVOLUTION = "could not create a primitive"
+"""All that oneDNN says when it gets no memory; what it cannot compute it says at more length."""
 _SHARE = 0.5  # of what is free: gradients and workspaces need about as much as what is counted
 
 
@@ -70,7 +72,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator gave up; "memory format" and the like in a message are bugs."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _WITHOUT_CLASS)
+    if not isinstance(error, RuntimeError):
+        return False
+    said = str(error)
+    return said == _OF_A_CONVOLUTION or any(text in said for text in _WITHOUT_CLASS)
 
 
 class Batch:

@@ -3,6 +3,7 @@
 Reads the database alone, no torch and no materials, so a finished study is shown in a second.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -59,6 +60,25 @@ def best(study: optuna.Study) -> Row | None:
         return _row(study.best_trial)
     except ValueError:
         return None
+
+
+def classes(base: database.Database, name: str, row: Row) -> dict[str, Any]:
+    """How a trial answers each class of the validation rows, as plain JSON.
+
+    confusion holds counts, a row for each true class; class_accuracy the share that is answered
+    right, by class name, or None for a class without images. Both are None when nothing was kept.
+    """
+    file = row.attributes.get("confusion_file")
+    content = None if file is None else base.read_file(name, file)
+    if content is None:
+        return {"class_accuracy": None, "confusion": None}
+    found, record = json.loads(content), base.read_study(name)
+    assert record is not None
+    names = record.facts.get("class_names", [])
+    # those of a study that began before are its labels
+    names = names if len(names) == len(found["confusion"]) else range(len(found["confusion"]))
+    named = zip(map(str, names), found["class_accuracy"], strict=True)
+    return {"class_accuracy": dict(named), "confusion": found["confusion"]}
 
 
 def status(base: database.Database, name: str) -> dict[str, Any]:
@@ -118,7 +138,14 @@ def summary(base: database.Database, name: str) -> dict[str, Any]:
         student = _cost(facts, str(winner.attributes.get("architecture")))
         compression = _compression(facts, student)
         answer["best"] = winner.as_dict()
-        answer["student"] = {"accuracy": winner.accuracy, **student, "compression": compression}
+        answer["student"] = {
+            "accuracy": winner.accuracy,
+            "calibration_error": winner.attributes.get("calibration_error"),
+            "raw_accuracy": winner.attributes.get("raw_accuracy"),
+            **student,
+            "compression": compression,
+            **classes(base, name, winner),
+        }
     return answer
 
 

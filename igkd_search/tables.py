@@ -10,6 +10,8 @@ from igkd_search import console
 if TYPE_CHECKING:
     from igkd_search import gallery, inventory, results
 
+_NAME_WIDTH = 24  # of a class
+
 
 def print_status(found: dict[str, Any]) -> None:
     """Print what `results.status` found."""
@@ -29,7 +31,7 @@ def print_status(found: dict[str, Any]) -> None:
 
 
 def print_trials(found: "Sequence[results.Row]") -> None:
-    """Print every trial on a line; columns without any content are left out."""
+    """Print every trial on a line, without empty columns; below, why some failed."""
     names = sorted({name for row in found for name in row.parameters})
     columns = {
         "trial": [str(row.number) for row in found],
@@ -43,10 +45,19 @@ def print_trials(found: "Sequence[results.Row]") -> None:
             for name in names
         },
         "by": [row.proposed_by or "" for row in found],
-        "cause": [row.cause or "" for row in found],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
     console.print_table("", list(shown), list(zip(*shown.values(), strict=True)))
+    # no column, which would leave the others too little room
+    causes = {f"trial {row.number}": _why(row) for row in found if row.cause}
+    if causes:
+        console.print_pairs("causes of failure", causes)
+
+
+def _why(row: "results.Row") -> str:
+    """Cause and reason of a failure in one line."""
+    reason = " ".join((row.reason or "").split())
+    return reason if reason.startswith(f"{row.cause}:") else f"{row.cause}: {reason}"
 
 
 def print_summary(found: dict[str, Any]) -> None:
@@ -75,6 +86,7 @@ def print_summary(found: dict[str, Any]) -> None:
                 f"{winner['accuracy']:.1%}",
                 "",
             ],
+            *_answer_rows(found["student"]),
             *_cost_rows(teacher, found["student"]),
         ],
     )
@@ -85,6 +97,24 @@ def print_summary(found: dict[str, Any]) -> None:
     console.print_pairs("search", pairs)
     export_it = f"igkd export {found['study']} -o best.toml"
     console.print_pairs("next", {"export": export_it, "train": "igkd train best.toml -o final/"})
+
+
+def _answer_rows(student: dict[str, Any]) -> list[list[str]]:
+    """How far the student is to be believed, and where least; nothing of an older study."""
+    rows = []
+    if student["calibration_error"] is not None:
+        rows.append(["calibration error", "", f"{student['calibration_error']:.1%}", ""])
+    known = {
+        name: share
+        for name, share in (student["class_accuracy"] or {}).items()
+        if share is not None
+    }
+    if known:
+        name = min(known, key=known.__getitem__)
+        # cut, so that 80 columns are enough
+        shown = name if len(name) <= _NAME_WIDTH else f"{name[: _NAME_WIDTH - 3]}..."
+        rows.append([f"weakest class, {shown}", "", f"{known[name]:.1%}", ""])
+    return rows
 
 
 def _cost_rows(teacher: dict[str, Any], student: dict[str, Any]) -> list[list[str]]:

@@ -5,6 +5,8 @@ be tested with a ten-line fake. A trial carries its slot from birth; whoever cla
 looks for trial i, so a crash between any two writes heals itself.
 """
 
+import hashlib
+import json
 import logging
 import shutil
 import threading
@@ -12,12 +14,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import checkpoints, console, database, fitting, slots, space, spec
+from igkd_search import checkpoints, console, database, evaluation, fitting, slots, space, spec
 from igkd_search.errors import IgkdError, LeaseLost, StorageError, TrialError
 
 log = logging.getLogger(__name__)
@@ -27,6 +30,16 @@ Train = Callable[[spec.TrialConfig, int, Path, Path | None], Iterator[fitting.Ep
 """(configuration, seed, folder to save checkpoints in, checkpoint to go on from) -> epochs."""
 Describe = Callable[[spec.TrialConfig], Mapping[str, Attribute]]
 """configuration -> the plain attributes that its trial carries (latency, parameters, ...)."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a trial ends: what it is told with, and what is kept of it."""
+
+    state: TrialState
+    value: float | None
+    attributes: Mapping[str, Attribute]
+    confusion: evaluation.Confusion | None = None
 
 
 class Worker:
@@ -49,6 +62,7 @@ class Worker:
         self.checkpoints = checkpoints / f"{study.name}-{identity}"
         self.train = train
         self.describe = describe
+        self.base = base
         self.storage = base.storage
         self.slots = table or slots.Slots(base, study.name)
         self.optuna_study = optuna.load_study(
@@ -115,16 +129,17 @@ class Worker:
 
     def _finish(self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None) -> None:
         config = self._configure(claim, trial)
-        state, value, attributes = self._result_of(claim, trial, config, stage)
+        end = self._end_of(claim, trial, config, stage)
         self.slots.renew(claim)
-        for name, attribute in attributes.items():
+        kept = self._keep_confusion(trial, end.confusion)
+        for name, attribute in {**end.attributes, **kept}.items():
             trial.set_user_attr(name, attribute)
-        self.optuna_study.tell(trial, value, state)
-        cause = attributes.get("cause")
+        self.optuna_study.tell(trial, end.value, end.state)
+        cause = end.attributes.get("cause")
         # before the slot is closed, or nobody would come back to remove it after a crash
         shutil.rmtree(self._folder(trial), ignore_errors=True)
-        self.slots.finish(claim, f"failed:{cause}" if cause else state.name.lower())
-        _log_end(trial, state, value, attributes)
+        self.slots.finish(claim, f"failed:{cause}" if cause else end.state.name.lower())
+        _log_end(trial, end)
 
     def _configure(self, claim: slots.Claim, trial: optuna.Trial) -> spec.TrialConfig:
         config = space.suggest(trial, self.study)
@@ -137,29 +152,46 @@ class Worker:
         trial.set_user_attr("attempts", claim.attempt)
         return config
 
-    def _result_of(
+    def _keep_confusion(
+        self, trial: optuna.Trial, confusion: evaluation.Confusion | None
+    ) -> dict[str, Attribute]:
+        """Keep the matrix with the study's files; the attribute that names the file.
+
+        It is no attribute itself, for Optuna reads those of all trials again and again. The name
+        says what is in it, so that what a crashed attempt has kept is never taken for another's.
+        """
+        if confusion is None:
+            return {}
+        found = {"confusion": confusion, "class_accuracy": evaluation.class_accuracy(confusion)}
+        content = json.dumps(found, separators=(",", ":")).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        name = f"trial-{trial.number:05d}/confusion-{digest[:12]}.json"
+        self.base.keep_file(self.study.name, name, content)
+        return {"confusion_file": name}
+
+    def _end_of(
         self,
         claim: slots.Claim,
         trial: optuna.Trial,
         config: spec.TrialConfig,
         stage: console.Stage | None,
-    ) -> tuple[TrialState, float | None, dict[str, Attribute]]:
-        """Train; (state, value, attributes). What is not the trial's own fault is raised."""
+    ) -> _End:
+        """Train, and say how it ended. What is not the trial's own fault is raised."""
         attributes = dict(self.describe(config))
         failed: dict[str, Attribute]
         try:
             state, record = self._train(claim, trial, config, stage)
         except TrialError as error:
             failed = {"cause": error.cause, "reason": str(error)}
-            return TrialState.FAIL, None, attributes | failed
+            return _End(TrialState.FAIL, None, attributes | failed)
         except (IgkdError, optuna.exceptions.OptunaError):
             raise
         except Exception as error:  # a bug costs its trial, not the search
             log.exception("trial %d failed by a bug", trial.number)
             failed = {"cause": "bug", "reason": repr(error), "traceback": traceback.format_exc()}
-            return TrialState.FAIL, None, attributes | failed
+            return _End(TrialState.FAIL, None, attributes | failed)
         value = record.accuracy if state is TrialState.COMPLETE else None
-        return state, value, attributes | _figures(record)
+        return _End(state, value, attributes | _figures(record), record.confusion)
 
     def _train(
         self,
@@ -249,24 +281,22 @@ def _figures(record: fitting.EpochRecord) -> dict[str, Attribute]:
     return {
         "accuracy": record.accuracy,
         "validation_loss": record.validation_loss,
+        "calibration_error": record.calibration_error,
+        "raw_accuracy": record.raw_accuracy,
+        "raw_validation_loss": record.raw_validation_loss,
         "epochs": record.epoch,
         "images_per_s": round(record.images_per_s, 1),
     }
 
 
-def _log_end(
-    trial: optuna.Trial,
-    state: TrialState,
-    value: float | None,
-    attributes: Mapping[str, Attribute],
-) -> None:
+def _log_end(trial: optuna.Trial, end: _End) -> None:
     parameters = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
-    if state == TrialState.FAIL:
-        log.warning("trial %d failed: %s [%s]", trial.number, attributes["reason"], parameters)
+    if end.state == TrialState.FAIL:
+        log.warning("trial %d failed: %s [%s]", trial.number, end.attributes["reason"], parameters)
         return
-    accuracy = float(attributes["accuracy"] if value is None else value)
-    epochs = attributes["epochs"]
-    word = "complete" if state == TrialState.COMPLETE else f"pruned after epoch {epochs}"
+    accuracy = float(end.attributes["accuracy"])
+    epochs = end.attributes["epochs"]
+    word = "complete" if end.state == TrialState.COMPLETE else f"pruned after epoch {epochs}"
     log.info("trial %d %s: %s [%s]", trial.number, word, f"{accuracy:.1%}", parameters)
 
 

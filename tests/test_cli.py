@@ -25,7 +25,9 @@ from igkd_search import (
     launch,
     materials,
     results,
+    spec,
     study_file,
+    training,
 )
 from igkd_search.errors import StudyError
 from tests import tiny
@@ -338,6 +340,23 @@ def test_json_is_all_there_is_on_standard_output(igkd: Igkd, searched: Path) -> 
     assert best["best"]["parameters"] == theirs.best_trial.params
 
 
+def test_json_says_how_each_class_is_answered(igkd: Igkd, searched: Path) -> None:
+    best = json.loads(igkd("best", "tiny", "-f", "json", "--home", searched).stdout)
+    trials = json.loads(igkd("trials", "tiny", "-f", "json", "--home", searched).stdout)
+    student, confusion = best["student"], best["student"]["confusion"]
+    right = [row[label] for label, row in enumerate(confusion)]
+    assert sum(map(sum, confusion)) == tiny.VALIDATION
+    assert sum(right) / tiny.VALIDATION == student["accuracy"]
+    shares = [count / sum(row) for count, row in zip(right, confusion, strict=True)]
+    assert student["class_accuracy"] == dict(zip("012", shares, strict=True))
+    of_trials = [trial["attributes"] for trial in trials]
+    assert all(0 <= found["calibration_error"] <= 1 for found in of_trials)
+    winner = of_trials[best["best"]["number"]]
+    assert student["calibration_error"] == winner["calibration_error"]
+    assert student["raw_accuracy"] == winner["raw_accuracy"]
+    assert not any("confusion" in found for found in of_trials), "matrices may be large"
+
+
 def test_tables_show_the_same(igkd: Igkd, searched: Path) -> None:
     best = json.loads(igkd("best", "tiny", "-f", "json", "--home", searched).stdout)["best"]
     table = igkd("best", "tiny", "--home", searched).stdout
@@ -346,6 +365,8 @@ def test_tables_show_the_same(igkd: Igkd, searched: Path) -> None:
         "student",
         "latency, ONNX Runtime",
         "parameters",
+        "calibration error",
+        "weakest class, ",
         *best["parameters"],
     ):
         assert wanted in table
@@ -353,6 +374,80 @@ def test_tables_show_the_same(igkd: Igkd, searched: Path) -> None:
     assert "2 complete, 0 pruned, 0 failed, of 2" in table
     assert "2 of 2 trials done" in igkd("status", "tiny", "--home", searched).stdout
     assert igkd("trials", "tiny", "--home", searched).stdout.count("complete") == 2
+
+
+def test_a_failed_trial_is_listed_with_cause_reason_and_traceback(
+    igkd: Igkd, arrays: Path, searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("[what now]")
+
+    home = shutil.copytree(searched, tmp_path / "home")
+    study = tiny.write_study(tmp_path / "study.toml", arrays)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train", broken)
+        assert igkd("run", study, "--trials", 3, "--home", home).exit_code == 0
+    table = igkd("trials", "tiny", "--home", home).stdout
+    assert table.endswith("causes of failure\n  trial 2  bug: ValueError('[what now]')\n")
+    found = json.loads(igkd("trials", "tiny", "-f", "json", "--home", home).stdout)[2]
+    assert (found["state"], found["cause"], found["reason"]) == (
+        "failed",
+        "bug",
+        "ValueError('[what now]')",
+    )
+    assert "in broken" in found["attributes"]["traceback"]
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run study.toml",
+        "prepare study.toml",
+        "overlays study.toml -o a.png",
+        "train best.toml -o f",
+    ],
+)
+def test_a_device_that_is_none_is_one_error_and_writes_nothing(
+    igkd: Igkd,
+    arrays: Path,
+    study: spec.Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    device: str,
+) -> None:
+    tiny.write_study(tmp_path / "study.toml", arrays)
+    best = tiny.exported(study).model_dump(mode="json", exclude_none=True)
+    (tmp_path / "best.toml").write_text(tomlkit.dumps(best))
+    before = snapshot(tmp_path)
+    typed = error_of(igkd(*command.split(), "--device", device))
+    assert typed.startswith(f"--device = {device}: ")
+    monkeypatch.setenv("IGKD_DEVICE", device)
+    from_environment = error_of(igkd(*command.split()))
+    assert from_environment.startswith(f"IGKD_DEVICE = {device}: ")
+    for found in (typed, from_environment):
+        assert found.endswith("; allowed: cuda, cuda:N, mps, cpu\n")
+        assert len(found.splitlines()) == 1
+    assert snapshot(tmp_path) == before
+
+
+def test_the_device_that_is_typed_counts_before_the_environment(
+    igkd: Igkd, arrays: Path, searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IGKD_DEVICE", "abacus")
+    study = tiny.write_study(tmp_path / "study.toml", arrays)
+    home = shutil.copytree(searched, tmp_path / "home")
+    for command in (
+        ["prepare", study],
+        ["run", study, "--trials", 3],
+        ["overlays", study, "-o", "overlays.png"],
+        ["export", "tiny", "-o", "best.toml"],
+        ["train", "best.toml", "-o", "final"],
+    ):
+        device = [] if command[0] == "export" else ["--device", "cpu"]
+        result = igkd(*command, *device, "--home", home)
+        assert result.exit_code == 0, result.output
 
 
 def test_environment_and_options_name_the_storage(

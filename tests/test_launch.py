@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from igkd_search import (
+    checkpoints,
     database,
+    evaluation,
     export,
     final,
     fitting,
@@ -154,6 +157,78 @@ def test_the_same_trial_trained_alone_gives_the_same_accuracy(
     config = study.trial.model_copy(update=row.parameters)
     *_, last = training.train(config, stock, seed)
     assert (row.seed, row.accuracy) == (seed, last.accuracy)
+    names = ("validation_loss", "calibration_error", "raw_accuracy", "raw_validation_loss")
+    assert {name: row.attributes[name] for name in names} == {
+        name: getattr(last, name) for name in names
+    }
+    assert last.confusion is not None
+    found = results.classes(base, "tiny", row)
+    assert found["confusion"] == [list(counts) for counts in last.confusion]
+    shares = evaluation.class_accuracy(last.confusion)
+    assert found["class_accuracy"] == dict(zip(("0", "1", "2"), shares, strict=True))
+
+
+def test_checkpoints_are_as_rare_and_threads_as_many_as_is_said(
+    base: database.Database, study: spec.Study, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, seen = training.train, list[tuple[int, bool]]()
+
+    def watched(*arguments: Any, **options: Any) -> Iterator[fitting.EpochRecord]:
+        for record in train(*arguments, **options):
+            seen.append((torch.get_num_threads(), checkpoints.newest(options["save_to"]) is None))
+            yield record
+
+    monkeypatch.setattr(training, "train", watched)
+    # how often is no part of the question
+    rarely = study.search.model_copy(update={"checkpoint_every": 2})
+    launch.search(base, study.model_copy(update={"search": rarely}), mine, trials=3)
+    threads = results.rows(results.open_study(base, "tiny"))[2].attributes["threads"]
+    assert seen == [(threads, True), (threads, False)]
+
+
+def test_a_trial_that_diverges_says_where_and_the_next_one_runs(
+    arrays: Path, home: Path, shared: materials.Materials, tmp_path: Path
+) -> None:
+    span = {"low": 1e-3, "high": 1e30, "log": True}
+    start = [{"learning_rate": 1e30}, {"learning_rate": 0.1}]
+    asked = tiny.study(arrays, search={"space": {"learning_rate": span}, "start": start})
+    kinds = ("teacher", "overlays", "targets", "latency", "onnx")
+    there = tiny.copy_entries(home, tmp_path / "there", *kinds)
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    launch.search(base, asked, there, trials=2)
+    failed, other = results.rows(results.open_study(base, "tiny"))
+    assert (failed.state, failed.cause, other.state) == ("failed", "diverged", "complete")
+    assert failed.reason is not None
+    assert re.match(r"diverged: training loss \S+ at step \d of 5, epoch 1 of 2; ", failed.reason)
+    assert "batch_size = 12" in failed.reason and "learning_rate = 1e+30" in failed.reason
+    assert [row.outcome for row in slots.Slots(base, "tiny").rows()] == [
+        "failed:diverged",
+        "complete",
+    ]
+    base.close()
+
+
+def test_a_device_is_asked_for_in_one_place_and_a_bad_one_writes_nothing(
+    study: spec.Study, home: Path, shared: materials.Materials, tmp_path: Path
+) -> None:
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    kinds = ("teacher", "overlays", "targets", "latency", "onnx")
+    there = tiny.copy_entries(home, tmp_path / "there", *kinds)
+    before = listing(there)
+    for attempt in (
+        lambda: launch.check(study, there, device="abacus"),
+        lambda: launch.prepare(base, study, there, device="abacus"),
+        lambda: launch.search(base, study, there, device="abacus"),
+    ):
+        with pytest.raises(StudyError, match=r"--device = abacus: .* allowed: cuda, cuda:N, mps"):
+            attempt()
+    assert listing(there) == before and base.study_names() == []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("IGKD_DEVICE", "abacus")
+        launch.search(base, study, there, trials=1, device="cpu")
+    (row,) = results.rows(results.open_study(base, "tiny"))
+    assert row.attributes["device"] == "cpu"
+    base.close()
 
 
 def test_a_second_search_does_nothing(
@@ -372,7 +447,8 @@ def test_a_host_with_a_teacher_of_its_own_uses_the_one_that_is_kept(
 ) -> None:
     # the same recipe gave other bits here, for another study
     there = tiny.copy_entries(home, tmp_path / "there", "latency", "onnx", "teacher")
-    (name,), facts = base.file_digests("tiny"), facts_of(base)
+    facts = facts_of(base)
+    (name,) = (name for name in base.file_digests("tiny") if name.startswith("teacher-"))
     weights = load_file(home / facts["teacher_file"])
     weights["classifier.1.bias"] += 1e-3
     other = database.connect(f"sqlite:///{tmp_path / 'other.db'}")

@@ -30,6 +30,7 @@ FACTS = {
     },
     "machine": {"cpu": "any"},
     "rows": {"fit": 60},
+    "class_names": ["cat", "dog", "eel"],
     "seconds": 12.5,
 }
 
@@ -50,7 +51,7 @@ def add(
     state: TrialState,
     accuracies: list[float],
     kd_weight: float = 0.5,
-    **attributes: str,
+    **attributes: str | float,
 ) -> None:
     """One trial that showed these accuracies and ended, or goes on, in this state."""
     number = len(results.rows(results.open_study(base, "s")))
@@ -161,7 +162,50 @@ def test_the_summary_sets_the_winner_beside_its_teacher(mixed: database.Database
     assert (found["seconds"], found["rows"]) == (12.5, {"fit": 60})
 
 
+CONFUSION = [[3, 1, 0], [0, 4, 0], [0, 0, 0]]
+SHARES = [0.75, 1.0, None]
+
+
+def keep_answers(base: database.Database, name: str = "trial-00000/confusion-0.json") -> str:
+    kept = {"confusion": CONFUSION, "class_accuracy": SHARES}
+    base.keep_file("s", name, json.dumps(kept).encode())
+    return name
+
+
+def test_the_summary_says_how_the_winner_answers_each_class(base: database.Database) -> None:
+    numbers = {"calibration_error": 0.02, "raw_accuracy": 0.85}
+    add(base, TrialState.COMPLETE, [0.9], confusion_file=keep_answers(base), **numbers)
+    student = results.summary(base, "s")["student"]
+    assert numbers.items() <= student.items()
+    assert student["confusion"] == CONFUSION
+    assert student["class_accuracy"] == {"cat": 0.75, "dog": 1.0, "eel": None}
+    (row,) = results.rows(results.open_study(base, "s"))
+    assert numbers.items() <= row.attributes.items()
+
+
+@pytest.mark.parametrize("names", [None, ["cat", "dog"]])
+def test_classes_without_names_are_numbers(
+    base: database.Database, names: list[str] | None
+) -> None:
+    base.settle_facts("s", lambda facts: {**FACTS, "class_names": names} if names else {})
+    add(base, TrialState.COMPLETE, [0.9], confusion_file=keep_answers(base))
+    found = results.summary(base, "s")["student"]["class_accuracy"]
+    assert found == {"0": 0.75, "1": 1.0, "2": None}
+
+
+@pytest.mark.parametrize("attributes", [{}, {"confusion_file": "trial-00000/confusion-1.json"}])
+def test_a_trial_of_which_no_answers_were_kept_is_shown_without(
+    base: database.Database, attributes: dict[str, str]
+) -> None:
+    # an older study's; or one that was copied without its files
+    add(base, TrialState.COMPLETE, [0.9], **attributes)
+    student = results.summary(base, "s")["student"]
+    wanted = ("calibration_error", "raw_accuracy", "class_accuracy", "confusion")
+    assert [student[name] for name in wanted] == [None] * 4
+
+
 def test_all_of_it_can_be_read_without_writing(mixed: database.Database) -> None:
+    add(mixed, TrialState.COMPLETE, [0.95], confusion_file=keep_answers(mixed))
     reader = database.connect(mixed.url, read_only=True)
     assert results.summary(reader, "s") == results.summary(mixed, "s")
     assert results.status(reader, "s") == results.status(mixed, "s")

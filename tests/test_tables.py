@@ -19,6 +19,8 @@ HALF = {
     "latency": {"onnxruntime": {"median_ms": 0.5}, "pytorch": {"median_ms": 6.0}},
 }
 
+ANSWERS = {"calibration_error": 0.0213, "class_accuracy": {"cat": 0.914, "dog": 0.97, "eel": None}}
+
 
 @pytest.fixture(autouse=True)
 def fresh_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +31,7 @@ def summary(**changes: Any) -> dict[str, Any]:
     found = {
         "study": "s",
         "teacher": {"accuracy": 0.99, **COST},
-        "student": {"accuracy": 0.98, **HALF},
+        "student": {"accuracy": 0.98, **ANSWERS, **HALF},
         "best": {"number": 3, "accuracy": 0.98, "parameters": {"temperature": 2.5}},
         "trials": {"budget": 4, "complete": 2, "pruned": 1, "failed": 1},
         "proposed_by": {"model": 3, "start": 1},
@@ -73,6 +75,26 @@ def test_the_summary_shows_ratios_of_teacher_to_student(
     assert "trials 2 complete, 1 pruned, 1 failed, of 4" in lines
     assert "proposed by 3 model, 1 start" in lines
     assert "time 1 min 1 s" in lines
+    assert "calibration error 2.1%" in lines
+    assert "weakest class, cat 91.4%" in lines
+
+
+def test_a_summary_of_an_older_study_leaves_out_what_was_not_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nothing = dict.fromkeys(ANSWERS)
+    tables.print_summary(summary(student={"accuracy": 0.98, **nothing, **HALF}))
+    out = capsys.readouterr().out
+    assert "98.0%" in out and "calibration" not in out and "weakest" not in out
+
+
+def test_a_long_name_of_a_class_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    accuracy = {"n02123045 tabby, tabby cat, a cat with stripes": 0.5, "dog": 0.75}
+    student = {"accuracy": 0.98, **ANSWERS, **HALF, "class_accuracy": accuracy}
+    tables.print_summary(summary(student=student))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("weakest class, n02123045 tabby, tabb... " in line for line in lines)
+    assert max(len(line.rstrip()) for line in lines) < 80
 
 
 def test_a_summary_without_a_winner_names_the_failures(
@@ -86,10 +108,25 @@ def test_a_summary_without_a_winner_names_the_failures(
 
 def test_columns_without_content_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     tables.print_trials([row(0), row(1)])
-    assert "cause" not in capsys.readouterr().out
-    tables.print_trials([row(0), row(1, state="failed", cause="diverged", attempts=2)])
     out = capsys.readouterr().out
-    assert "cause" in out and "diverged" in out and "attempts" in out
+    assert "attempts" not in out and "failure" not in out
+    tables.print_trials([row(0), row(1, attempts=2)])
+    assert "attempts" in capsys.readouterr().out
+
+
+def test_failed_trials_are_listed_with_cause_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = [
+        row(1, state="failed", cause="diverged", reason="diverged: loss nan at\nstep 3 of 5"),
+        row(2, state="failed", cause="bug", reason="ValueError('[what now]')"),
+        row(3, state="failed"),  # by somebody else, in the dashboard say
+    ]
+    tables.print_trials([row(0), *failed])
+    before, mark, causes = capsys.readouterr().out.partition("causes of failure\n")
+    assert mark and before.count("failed") == 3
+    assert causes.splitlines() == [
+        "  trial 1  diverged: loss nan at step 3 of 5",
+        "  trial 2  bug: ValueError('[what now]')",
+    ]
 
 
 def test_the_final_table_says_how_often_the_test_set_was_read(

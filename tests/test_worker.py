@@ -1,5 +1,6 @@
 """A whole search with a ten-line fake training: the budget, law 10, failures, and every crash."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,19 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
-from safetensors.torch import save
 
-from igkd_search import database, fitting, registry, slots, space, spec, study_file, worker
+from igkd_search import (
+    checkpoints,
+    database,
+    evaluation,
+    fitting,
+    registry,
+    slots,
+    space,
+    spec,
+    study_file,
+    worker,
+)
 from igkd_search.errors import StorageError, TrialError
 from tests.databases import KINDS, Kind, prepared_url
 
@@ -27,8 +38,27 @@ def study_of(trials: int = 4, epochs: int = EPOCHS, **search: Any) -> spec.Study
     return study_file.check(spec.Study, plain, "test")
 
 
-def record(epoch: int, accuracy: float) -> fitting.EpochRecord:
-    return fitting.EpochRecord(epoch, 1.0 / epoch, accuracy, 0.5, 0.1, 0.01, 100.0)
+def record(
+    epoch: int, accuracy: float, confusion: evaluation.Confusion | None = None
+) -> fitting.EpochRecord:
+    return fitting.EpochRecord(
+        epoch=epoch,
+        loss=1.0 / epoch,
+        accuracy=accuracy,
+        validation_loss=0.5,
+        calibration_error=0.0625,
+        raw_accuracy=accuracy - 0.25,
+        raw_validation_loss=0.75,
+        learning_rate=0.1,
+        seconds=0.01,
+        images_per_s=100.0,
+        confusion=confusion or confusion_of(epoch),
+    )
+
+
+def confusion_of(epoch: int) -> evaluation.Confusion:
+    """Three classes of so many images, the last of which there are none of."""
+    return ((epoch, 0, 0), (1, 2, 1), (0, 0, 0))
 
 
 def accuracy_of(config: spec.TrialConfig, epoch: int) -> float:
@@ -43,21 +73,23 @@ class FakeTraining:
     then: dict[tuple[int, int], BaseException] = field(default_factory=dict)
     """(call, epoch) -> what is raised instead of this epoch's record; calls count from 1."""
     calls: list[tuple[spec.TrialConfig, int, Path | None]] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
     before_epoch: Callable[[int], None] = lambda epoch: None
+    confusion: evaluation.Confusion | None = None
 
     def __call__(
         self, config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
     ) -> Iterator[fitting.EpochRecord]:
         self.calls.append((config, seed, resume_from))
+        self.folders.append(save_to)
         call, done = len(self.calls), int(resume_from.stem[-4:]) if resume_from else 0
         for epoch in range(1, config.epochs + 1):
             if epoch > done:
                 self.before_epoch(epoch)
                 if (call, epoch) in self.then:
                     raise self.then[call, epoch]
-                save_to.mkdir(parents=True, exist_ok=True)
-                (save_to / f"epoch-{epoch:04d}.safetensors").write_bytes(save({}))
-            yield record(epoch, accuracy_of(config, epoch))
+                checkpoints.write(checkpoints.path_of(save_to, epoch), {}, {})
+            yield record(epoch, accuracy_of(config, epoch), self.confusion)
 
 
 def describe(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
@@ -173,6 +205,68 @@ def test_a_pruned_trial_is_marked_and_has_no_value(
         assert list(trial.intermediate_values) == [1]
         assert trial.user_attrs["epochs"] == 1
     assert {row.outcome for row in search.table.rows()} == {"pruned"}
+
+
+def kept_of(search: Search, trial: FrozenTrial) -> Any:
+    content = search.base.read_file(search.study.name, trial.user_attrs["confusion_file"])
+    assert content is not None
+    return json.loads(content)
+
+
+@pytest.mark.parametrize("pruned_after", [None, 2])
+def test_the_scores_of_the_last_epoch_are_kept_with_the_trial(
+    search: Search, prune: Callable[..., Pruner], pruned_after: int | None
+) -> None:
+    prune(*filter(None, [pruned_after]))
+    search.run(FakeTraining())
+    for trial in search.trials:
+        last = trial.intermediate_values[pruned_after or EPOCHS]
+        numbers = {"accuracy": last, "validation_loss": 0.5, "calibration_error": 0.0625}
+        numbers |= {"raw_accuracy": last - 0.25, "raw_validation_loss": 0.75}
+        assert numbers.items() <= trial.user_attrs.items()
+        kept = kept_of(search, trial)
+        assert kept["confusion"] == [list(row) for row in confusion_of(pruned_after or EPOCHS)]
+        assert kept["class_accuracy"] == [1.0, 0.5, None]
+
+
+def test_the_matrix_is_no_attribute_and_is_kept_before_the_trial_is_told(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, tell = list[Any](), optuna.Study.tell
+
+    def spy(study: optuna.Study, trial: optuna.Trial, *rest: Any) -> FrozenTrial:
+        if "confusion_file" in trial.user_attrs:
+            told.append(kept_of(search, search.trials[trial.number]))
+        return tell(study, trial, *rest)
+
+    monkeypatch.setattr(optuna.Study, "tell", spy)
+    search.run(FakeTraining({(2, 2): TrialError("diverged", "loss nan in epoch 2")}))
+    assert len(told) == 3 and told[0]["class_accuracy"] == [1.0, 0.5, None]
+    assert len(search.base.file_digests("s")) == 3
+    for trial in search.trials:
+        plain = {type(value) for value in trial.user_attrs.values()}
+        assert plain <= {int, float, str}
+
+
+def test_what_a_crashed_attempt_has_kept_is_not_taken_for_that_of_the_next(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # on another host, whose last bits differ, and so perhaps an answer
+    with monkeypatch.context() as patched:
+        crash_at(patched, "before tell", 1)
+        with pytest.raises(KeyboardInterrupt):
+            search.hire(FakeTraining(), other_process(search)).run(poll_seconds=0)
+    search.folder = tmp_path / "another host"
+    other = ((EPOCHS, 1, 0), (0, 4, 0), (0, 0, 0))
+    search.run(FakeTraining(confusion=other))
+    search.check_budget(4)
+    assert kept_of(search, search.trials[0])["confusion"] == [list(row) for row in other]
+
+
+def other_process(search: Search) -> slots.Slots:
+    """The slots as a process sees them that is dead by now."""
+    gone = replace(slots.this_process(), process_started="before the flood")
+    return slots.Slots(search.base, search.study.name, identity=gone)
 
 
 @pytest.mark.parametrize("epochs", [1, EPOCHS])
@@ -314,6 +408,37 @@ def test_an_interrupted_trial_is_continued_from_its_checkpoint(
     assert [trial.user_attrs["attempts"] for trial in search.trials] == [1, 2, 1, 1]
 
 
+def test_an_adopter_reads_the_newest_checkpoint_and_writes_only_into_its_own_folder(
+    search: Search,
+) -> None:
+    def files() -> dict[Path, int]:
+        found = search.folder.rglob("epoch-*")
+        return {path.relative_to(search.folder): path.stat().st_mtime_ns for path in found}
+
+    training = FakeTraining({(1, 3): KeyboardInterrupt(), (2, 3): KeyboardInterrupt()})
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            search.run(training)
+    left, before_last = files(), list[dict[Path, int]]()
+    assert {path.parent.name for path in left} == {"attempt-001"}
+
+    def note(epoch: int) -> None:
+        before_last.append(files())
+
+    third = FakeTraining(before_epoch=note)
+    search.run(third)
+    assert [folder.name for folder in training.folders] == ["attempt-001", "attempt-002"]
+    assert third.folders[0].name == "attempt-003"
+    for _, _, resume_from in (training.calls[1], third.calls[0]):
+        assert resume_from is not None
+        assert resume_from.relative_to(search.folder).parts[-2:] == (
+            "attempt-001",
+            "epoch-0002.safetensors",
+        )
+    assert before_last[0] == left, "what others wrote is left alone"
+    assert not files(), "until the trial is told"
+
+
 def test_without_its_checkpoint_a_trial_starts_anew_and_reports_only_what_is_new(
     search: Search, tmp_path: Path
 ) -> None:
@@ -348,6 +473,7 @@ CRASHES: dict[str, tuple[Any, str, bool]] = {
     "after an attribute": (optuna.Trial, "set_user_attr", True),
     "after report": (optuna.Trial, "report", True),
     "before renewing": (slots.Slots, "renew", False),
+    "after the matrix is kept": (database.Database, "keep_file", True),
     "before tell": (optuna.Study, "tell", False),
     "after tell": (optuna.Study, "tell", True),
     "after the slot is finished": (slots.Slots, "finish", True),
@@ -378,8 +504,7 @@ def crash_at(patched: pytest.MonkeyPatch, place: str, turn: int) -> None:
 @pytest.mark.parametrize("place", CRASHES)
 def test_a_crash_between_any_two_writes_heals(search: Search, place: str, turn: int) -> None:
     search.begin(study_of(3, 2).model_copy(update={"name": "c"}))
-    gone = replace(slots.this_process(), process_started="before the flood")
-    table = slots.Slots(search.base, "c", identity=gone)
+    table = other_process(search)
     with pytest.MonkeyPatch.context() as patched:
         crash_at(patched, place, turn)
         with pytest.raises(KeyboardInterrupt):
@@ -395,6 +520,9 @@ def test_a_crash_between_any_two_writes_heals(search: Search, place: str, turn: 
     assert by_slot[0].params == START
     found = [by_slot[slot].user_attrs["proposed_by"] for slot in range(3)]
     assert found[0] == "start" and set(found[1:]) <= {"model", "chance"}
+    kept = [kept_of(search, trial)["class_accuracy"] for trial in search.trials]
+    assert kept == [[1.0, 0.5, None]] * 3
+    assert len(search.base.file_digests("c")) == 3, "each matrix once"
     assert not list(search.folder.rglob("epoch-*")), "checkpoints are removed all the same"
 
 
