@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -195,7 +196,7 @@ def test_classes_without_names_are_numbers(
 
 @pytest.mark.parametrize("attributes", [{}, {"confusion_file": "trial-00000/confusion-1.json"}])
 def test_a_trial_of_which_no_answers_were_kept_is_shown_without(
-    base: database.Database, attributes: dict[str, str]
+    base: database.Database, attributes: dict[str, Any]
 ) -> None:
     # an older study's; or one that was copied without its files
     add(base, TrialState.COMPLETE, [0.9], **attributes)
