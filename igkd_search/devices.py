@@ -4,6 +4,7 @@ Everything here works on `cuda`, `mps` and `cpu`; one argument says which.
 """
 
 import os
+import re
 
 import torch
 from torch import nn
@@ -25,10 +26,13 @@ def choose(asked: str | None = None) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if re.fullmatch(r"cuda(:\d+)?|mps|cpu", name) is None:
+        raise StudyError(f"{where} = {name}: no device to train on; allowed: {ALLOWED}")
     try:
         return torch.zeros((), device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        # torch goes on for a screen about how it might have been built
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise StudyError(f"{where} = {name}: {reason}; allowed: {ALLOWED}") from error
 
 

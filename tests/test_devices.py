@@ -24,8 +24,9 @@ def three_threads() -> Iterator[None]:
 
 
 def test_the_device_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IGKD_DEVICE", "meta")
-    assert devices.choose() == torch.device("meta")
+    monkeypatch.setenv("IGKD_DEVICE", "cpu")
+    assert devices.choose() == CPU
+    monkeypatch.setenv("IGKD_DEVICE", "abacus")
     assert devices.choose("cpu") == CPU  # what is asked in the call goes before
     monkeypatch.delenv("IGKD_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -50,8 +51,9 @@ def test_a_device_that_is_none_is_refused_where_it_was_asked_for(
         StudyError, match=r"IGKD_DEVICE = abacus: .*allowed: cuda, cuda:N, mps, cpu"
     ):
         devices.choose()
-    with pytest.raises(StudyError, match=r"--device = slide-rule: .*allowed: cuda, cuda:N"):
-        devices.choose("slide-rule")
+    for name in ("slide-rule", "meta", "cpu:3", "cuda:", "CUDA"):
+        with pytest.raises(StudyError, match=rf"--device = {name}: .*allowed: cuda, cuda:N"):
+            devices.choose(name)
 
 
 @pytest.mark.parametrize("supported", [True, False])
