@@ -6,7 +6,8 @@ next attempt goes on. A file holds tensors (safetensors) and, as JSON, the recor
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,22 @@ def write(path: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a checkpoint, on the CPU, and its plain part; MaterialError if unreadable."""
+    with _readable(path), safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["plain"])
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """The plain part of a checkpoint alone; MaterialError if unreadable."""
+    with _readable(path), safe_open(path, framework="pt") as file:
+        plain: dict[str, Any] = json.loads(file.metadata()["plain"])
+        return plain
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()["plain"])
+        yield
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise MaterialError(f"{path}: not a checkpoint that can be read: {error}") from error
 

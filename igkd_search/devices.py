@@ -69,6 +69,11 @@ def has_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """The precision of a training step on a device: bf16 where that is quicker, else as it is."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))
+
+
 def place(model: nn.Module, device: torch.device) -> nn.Module:
     """The model on a device, channels last in memory: 2x on a CPU, the rule on GPUs."""
     return model.to(device).to(memory_format=torch.channels_last)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from igkd_search import (
     augment,
     checkpoints,
+    compiling,
     console,
     datasets,
     devices,
@@ -57,9 +58,11 @@ def train(
     """Train `seeds` students, evaluate each once on the test set, write everything to `folder`.
 
     Writes student.safetensors (first seed) and result.json; returns the latter. StudyError when the
-    folder holds the result of another configuration, or `device` (devices.choose) is none.
+    folder holds the result of another configuration, or `device` (devices.choose) or IGKD_COMPILE
+    is none.
     """
     chosen = devices.choose(device)
+    compiling.asked()
     asked = spec.fingerprint([exported.question(), exported.provenance.seed, seeds])
     # no study of this storage may name what is read here
     with users.using(home / "vault"):

@@ -7,7 +7,7 @@ is yielded, so that a run stopped anywhere and resumed yields the records of one
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -75,12 +75,14 @@ def fit(
     save_to: Path | None = None,
     resume_from: Path | None = None,
     checkpoint_every: int = 1,
+    notes: Mapping[str, str] | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `model` in place; yield one record an epoch and leave the validated weights in it.
 
     `save_to` is the folder of this run's checkpoints, `resume_from` a checkpoint of this or an
-    earlier one: its records are yielded again, then training goes on. When the iterator ends, the
-    model holds the EMA weights if EMA is on. TrialError `diverged` when a loss is not finite.
+    earlier one: its records are yielded again, then training goes on. `notes` is what checkpoints
+    say beside the records. When the iterator ends, the model holds the EMA weights if EMA is on.
+    TrialError `diverged` when a loss is not finite.
     """
     state = _State(model, recipe, task.rows, seed, device)
     if resume_from is not None:
@@ -90,23 +92,30 @@ def fit(
         record = _run_epoch(state, task, epoch)
         state.records.append(record)
         if save_to is not None and (epoch % checkpoint_every == 0 or epoch == recipe.epochs):
-            state.write(checkpoints.path_of(save_to, epoch))
+            state.write(checkpoints.path_of(save_to, epoch), notes or {})
         yield record
     model.load_state_dict(state.validated.state_dict())
+
+
+def batches_of(recipe: spec.Recipe, rows: int) -> tuple[int, int]:
+    """(rows of a batch, batches of an epoch): all alike, and at least one."""
+    size = min(recipe.batch_size, rows)
+    return size, rows // size
 
 
 def _run_epoch(state: "_State", task: Task[Batch], epoch: int) -> EpochRecord:
     began = time.perf_counter()
     recipe, device, steps, size = state.recipe, state.device, state.steps, state.batch_size
     losses = torch.zeros(steps, device=device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=devices.has_bf16(device))
+    autocast = devices.autocast(device)
     state.model.train()
     for step, batch in enumerate(task.epoch(epoch, size, state.generator)):
         done = (epoch - 1) * steps + step
         state.set_rate(done)
+        # first, for a compiled step writes its gradients over those of the step before
+        state.optimizer.zero_grad(set_to_none=True)
         with autocast:
             loss = task.loss(state.model, batch)
-        state.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         state.optimizer.step()
         if state.average is not None:
@@ -172,8 +181,7 @@ class _State:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-        self.batch_size = min(recipe.batch_size, rows)
-        self.steps = rows // self.batch_size
+        self.batch_size, self.steps = batches_of(recipe, rows)
         self.records: list[EpochRecord] = []
 
     @property
@@ -186,10 +194,11 @@ class _State:
         return optimizers.learning_rate(recipe.learning_rate, recipe.warmup, step, total)
 
     def set_rate(self, step: int) -> None:
+        # a float, not a tensor: the fused step is never compiled, and takes it as an argument
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate_of(step)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, notes: Mapping[str, str]) -> None:
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         if self.average is not None:
             averaged = self.average.model.state_dict()
@@ -206,7 +215,7 @@ class _State:
             tensors["generator.cuda"] = torch.cuda.get_rng_state(self.device)
         older = [replace(record, confusion=None) for record in self.records[:-1]]
         records = [asdict(record) for record in [*older, *self.records[-1:]]]
-        checkpoints.write(path, tensors, {"records": records})
+        checkpoints.write(path, tensors, {**notes, "records": records})
 
     def read(self, path: Path) -> None:
         tensors, plain = checkpoints.read(path)

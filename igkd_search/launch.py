@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from igkd_search import (
+    compiling,
     database,
     datasets,
     devices,
@@ -36,6 +37,7 @@ def check(
     with `device` (devices.choose).
     """
     devices.choose(device)
+    compiling.asked()
     materials.check(study, None if base is None else keeper.Keeper.of(base, study.name))
     if study.data.source in datasets.CACHED:
         datasets.check(study.data, home)
@@ -72,7 +74,11 @@ def search(
                 checkpoint_every=study.search.checkpoint_every,
             )
 
-        attributes = describe(study, shared, str(chosen))
+        told = describe(study, shared, str(chosen))
+
+        def attributes(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
+            return {**told(config), "step": stock.steps.kind}
+
         worker.Worker(study, base, home / "checkpoints", train, attributes).run()
     finally:
         spend(base, study.name, time.monotonic() - began)

@@ -1,12 +1,14 @@
 """TrialConfig and materials in, one EpochResult an epoch out. It knows nothing of Optuna.
 
 A step is one look-up of pixels and maps, an overlay as chance has it, and the soft targets of the
-very views that were drawn, from the bank or from the live teacher.
+very views that were drawn, from the bank or from the live teacher. What is differentiated of it is
+one pure function, `learn`, which may be compiled.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from igkd_search import (
     augment,
     batches,
+    checkpoints,
+    compiling,
     datasets,
     evaluation,
     fitting,
@@ -51,6 +55,7 @@ class Stock:
     classes: int
     architecture: str
     """The teacher's, which is a student's by default."""
+    steps: compiling.Steps
 
     @property
     def image_side(self) -> int:
@@ -90,6 +95,7 @@ class Stock:
             validation_rows=torch.from_numpy(data.validation_rows).to(device),
             classes=data.classes,
             architecture=study.teacher.architecture,
+            steps=compiling.Steps.of(device, study.planned_epochs()),
         )
 
     def fetch(self) -> batches.Fetch | None:
@@ -114,6 +120,103 @@ class Stock:
         return from_host
 
 
+class Knobs(NamedTuple):
+    """What trials vary by value: floats, or 0-dim float32 tensors where the step is compiled.
+
+    A float is a constant of a compiled step, and each trial would compile its own.
+    """
+
+    kd_weight: float | Tensor
+    temperature: float | Tensor
+    overlay_probability: float | Tensor
+    overlay_strength: float | Tensor
+    overlay_exponent_max: float | Tensor
+    label_smoothing: float | Tensor
+    attention_weight: float | Tensor
+
+    @classmethod
+    def of(cls, config: spec.TrialConfig) -> "Knobs":
+        """Those of a trial, as floats."""
+        return cls(*(getattr(config, name) for name in cls._fields))
+
+    def on(self, device: torch.device) -> "Knobs":
+        """The same as tensors on a device."""
+        return Knobs(*(torch.tensor(knob, dtype=torch.float32, device=device) for knob in self))
+
+
+class Lesson(NamedTuple):
+    """What one step learns from; of the same shapes at every step of a trial."""
+
+    images: Tensor
+    """(B, C, H, W) in [0, 1], in the views that were drawn."""
+    maps: Tensor
+    """(B, H, W) in [0, 1], in the same views."""
+    chance: Tensor
+    """(4, B), see batches.Batch."""
+    mean: Tensor
+    """(C,), of the fit rows in [0, 1]."""
+    sd: Tensor
+    labels: Tensor
+    """(B,)."""
+    targets: Tensor | None
+    """The teacher's logits (B, classes) on these views; None: no soft targets, kd_weight is 0."""
+    watched: Tensor | None
+    """What the teacher's block beside the student's last one says, (B, C', h, w); None: off."""
+
+
+class Key(NamedTuple):
+    """All of a trial that changes the graph of its step."""
+
+    architecture: models.Architecture
+    batch_size: int
+    cutout: int
+    soft: bool
+    """Whether there are soft targets."""
+    watched: bool
+    """Whether there is attention to transfer."""
+
+    def __str__(self) -> str:
+        return f"{self.architecture.name}, batch {self.batch_size}"
+
+
+def learn(model: nn.Module, lesson: Lesson, knobs: Knobs, cutout: int) -> Tensor:
+    """The loss of a step: overlay, normalise, cut out `cutout` pixels a side, answer, compare.
+
+    Pure but for the model's own statistics and dropout. Only what is in a Key changes its graph.
+    """
+    overlaid = augment.overlay(
+        lesson.images,
+        lesson.maps,
+        lesson.chance[:2],
+        probability=knobs.overlay_probability,
+        strength=knobs.overlay_strength,
+        exponent_max=knobs.overlay_exponent_max,
+    )
+    seen = augment.normalise(overlaid, lesson.mean, lesson.sd)
+    if cutout:
+        seen = augment.cut_out(seen, lesson.chance[2:], cutout)
+    logits, attention = _answer(model, seen, lesson.watched)
+    loss = losses.distillation_loss(
+        logits,
+        # without soft targets their term is multiplied by zero
+        logits.detach() if lesson.targets is None else lesson.targets,
+        lesson.labels,
+        kd_weight=knobs.kd_weight,
+        temperature=knobs.temperature,
+        label_smoothing=knobs.label_smoothing,
+    )
+    return loss if attention is None else loss + knobs.attention_weight * attention
+
+
+def _answer(model: nn.Module, seen: Tensor, watched: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The student's logits, and how far it looks elsewhere than the teacher."""
+    if watched is None:
+        return model(seen).float(), None
+    assert isinstance(model, models.Student)
+    maps = model.features(seen)
+    return model.answer(maps).float(), losses.attention_loss(maps, watched)
+
+
 class Distillation:
     """The task of a trial: learn labels and soft targets from views with overlays."""
 
@@ -121,6 +224,8 @@ class Distillation:
         self, config: spec.TrialConfig, stock: Stock, seed: int, rows: Tensor | None = None
     ) -> None:
         self._config, self._stock = config, stock
+        self.learn: compiling.Learn = learn
+        self._knobs = Knobs.of(config)
         self._feed = batches.Feed(
             stock.fit_rows if rows is None else rows,
             stock.reader.kinds,
@@ -138,56 +243,74 @@ class Distillation:
         """How many training rows there are."""
         return len(self._feed.rows)
 
+    @property
+    def steps(self) -> int:
+        """How many steps an epoch has."""
+        return fitting.batches_of(self._config, self.rows)[1]
+
+    @property
+    def key(self) -> Key:
+        """All that changes the graph of a step."""
+        config = self._config
+        return Key(
+            models.Architecture.of(config, self._stock.architecture),
+            fitting.batches_of(config, self.rows)[0],
+            config.cutout,
+            soft=config.kd_weight != 0,
+            watched=config.attention_weight != 0,
+        )
+
+    def use(self, step: compiling.Step) -> None:
+        """Learn by this step from now on."""
+        self.learn, self._knobs = step.learn, self._knobs_for(step.compiled)
+
     def epoch(self, number: int, size: int, generator: torch.Generator) -> Iterator[batches.Batch]:
         """The batches of an epoch, counted from 1, each row in a view of its own."""
         return self._feed.epoch(number, size, generator)
 
+    def example(self, compiled: bool) -> tuple[Any, ...]:
+        """The inputs of one step after the model, drawn without touching the trial's own chance."""
+        size, _ = fitting.batches_of(self._config, self.rows)
+        generator = torch.Generator(self._feed.rows.device).manual_seed(0)
+        batch = next(self.epoch(1, size, generator))
+        return self._lesson(batch), self._knobs_for(compiled), self._config.cutout
+
     def loss(self, model: nn.Module, batch: batches.Batch) -> Tensor:
         """The distillation loss of a batch, and that of attention where it has a weight."""
-        config, reader = self._config, self._stock.reader
-        images, maps = reader.unit(batch.rows, batch.views, batch.pixels)
-        overlaid = augment.overlay(
-            images,
-            maps,
-            batch.chance[:2],
-            probability=config.overlay_probability,
-            strength=config.overlay_strength,
-            exponent_max=config.overlay_exponent_max,
-        )
-        seen = augment.normalise(overlaid, reader.mean, reader.sd)
-        if config.cutout:
-            seen = augment.cut_out(seen, batch.chance[2:], config.cutout)
-        logits, attention = self._answer(model, seen, images)
-        loss = losses.distillation_loss(
-            logits,
-            self._targets(batch, images, logits),
-            self._stock.labels[batch.rows],
-            kd_weight=config.kd_weight,
-            temperature=config.temperature,
-            label_smoothing=config.label_smoothing,
-        )
-        return loss if attention is None else loss + config.attention_weight * attention
+        return self.learn(model, self._lesson(batch), self._knobs, self._config.cutout)
 
     def validate(self, model: nn.Module) -> evaluation.Scores:
         """The scores on the validation rows, which are never augmented or overlaid."""
         stock = self._stock
         return evaluation.score_rows(model, stock.reader, stock.labels, stock.validation_rows)
 
-    def _answer(
-        self, model: nn.Module, seen: Tensor, images: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """The student's logits, and how far it looks elsewhere than the teacher."""
-        if self._watched is None:
-            return model(seen).float(), None
-        assert isinstance(model, models.Student)
-        maps = model.features(seen)
-        theirs = evaluation.predict(self._watched, self._plain(images))
-        return model.answer(maps).float(), losses.attention_loss(maps, theirs)
+    def _knobs_for(self, compiled: bool) -> Knobs:
+        # tensors are made once a trial, for a copy at each step would wait for the device
+        knobs = Knobs.of(self._config)
+        return knobs.on(self._stock.labels.device) if compiled else knobs
 
-    def _targets(self, batch: batches.Batch, images: Tensor, logits: Tensor) -> Tensor:
+    def _lesson(self, batch: batches.Batch) -> Lesson:
+        """Everything that is looked up or asked of the live teacher before the student answers."""
+        reader = self._stock.reader
+        images, maps = reader.unit(batch.rows, batch.views, batch.pixels)
+        watched = None
+        if self._watched is not None:
+            watched = evaluation.predict(self._watched, self._plain(images))
+        return Lesson(
+            images,
+            maps,
+            batch.chance,
+            reader.mean,
+            reader.sd,
+            labels=self._stock.labels[batch.rows],
+            targets=self._targets(batch, images),
+            watched=watched,
+        )
+
+    def _targets(self, batch: batches.Batch, images: Tensor) -> Tensor | None:
         stock = self._stock
         if self._config.kd_weight == 0:
-            return logits.detach()  # the soft term is multiplied by zero: ask no teacher
+            return None  # ask no teacher
         if stock.targets is None:
             return evaluation.predict(stock.network, self._plain(images))
         if batch.targets is not None:
@@ -224,20 +347,27 @@ def train(
 ) -> Iterator[EpochResult]:
     """Train the student of one trial; yield a result an epoch, those of a checkpoint first.
 
-    `student` is trained in place, by default a fresh one of `build`; `rows` are by default the
-    fit rows. TrialError: `diverged` (a loss is not finite) or `out_of_memory`.
+    `student`, by default a fresh one of `build`, holds the validated weights when the iterator
+    ends; `rows` are by default the fit rows. The step is that of a checkpoint where it can be.
+    TrialError: `diverged` (a loss is not finite) or `out_of_memory`.
     """
+    before = None if resume_from is None else checkpoints.read_plain(resume_from).get("step")
     try:
-        yield from fitting.fit(
-            build(config, stock, seed) if student is None else student,
-            Distillation(config, stock, seed, rows),
-            config,
-            seed,
-            stock.labels.device,
-            save_to=save_to,
-            resume_from=resume_from,
-            checkpoint_every=checkpoint_every,
-        )
+        student = build(config, stock, seed) if student is None else student
+        task = Distillation(config, stock, seed, rows)
+        with stock.steps.lend(student, task, before) as step:
+            task.use(step)
+            yield from fitting.fit(
+                step.model,
+                task,
+                config,
+                seed,
+                stock.labels.device,
+                save_to=save_to,
+                resume_from=resume_from,
+                checkpoint_every=checkpoint_every,
+                notes={"step": step.kind},
+            )
         return
     except (MemoryError, RuntimeError) as error:
         if not memory.is_out_of_memory(error):

@@ -29,7 +29,9 @@ Attribute = float | int | str
 Train = Callable[[spec.TrialConfig, int, Path, Path | None], Iterator[fitting.EpochRecord]]
 """(configuration, seed, folder to save checkpoints in, checkpoint to go on from) -> epochs."""
 Describe = Callable[[spec.TrialConfig], Mapping[str, Attribute]]
-"""configuration -> the plain attributes that its trial carries (latency, parameters, ...)."""
+"""configuration -> the plain attributes that its trial carries (latency, parameters, ...).
+
+Asked when the trial has been trained, so that it may say how."""
 
 
 @dataclass(frozen=True)
@@ -177,21 +179,21 @@ class Worker:
         stage: console.Stage | None,
     ) -> _End:
         """Train, and say how it ended. What is not the trial's own fault is raised."""
-        attributes = dict(self.describe(config))
         failed: dict[str, Attribute]
         try:
             state, record = self._train(claim, trial, config, stage)
         except TrialError as error:
             failed = {"cause": error.cause, "reason": str(error)}
-            return _End(TrialState.FAIL, None, attributes | failed)
+            return _End(TrialState.FAIL, None, {**self.describe(config), **failed})
         except (IgkdError, optuna.exceptions.OptunaError):
             raise
         except Exception as error:  # a bug costs its trial, not the search
             log.exception("trial %d failed by a bug", trial.number)
             failed = {"cause": "bug", "reason": repr(error), "traceback": traceback.format_exc()}
-            return _End(TrialState.FAIL, None, attributes | failed)
+            return _End(TrialState.FAIL, None, {**self.describe(config), **failed})
         value = record.accuracy if state is TrialState.COMPLETE else None
-        return _End(state, value, attributes | _figures(record), record.confusion)
+        attributes = {**self.describe(config), **_figures(record)}
+        return _End(state, value, attributes, record.confusion)
 
     def _train(
         self,

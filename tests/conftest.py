@@ -25,7 +25,7 @@ def pytest_configure() -> None:
     # before torch is imported: results depend on the thread count, and tests share their cores
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["IGKD_DEVICE"] = "cpu"
-    for name in ("IGKD_HOME", "IGKD_STORAGE", "IGKD_DATA", "OPTUNA_STORAGE"):
+    for name in ("IGKD_HOME", "IGKD_STORAGE", "IGKD_DATA", "IGKD_COMPILE", "OPTUNA_STORAGE"):
         os.environ.pop(name, None)
 
 

@@ -42,6 +42,7 @@ FLOORS = {
     "controls": 2,
     "datasets": 2,
     "batches": 2,
+    "compiling": 2,
     "fitting": 2,
     "models": 2,
     "weight_files": 2,
