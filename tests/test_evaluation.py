@@ -64,12 +64,12 @@ def test_a_class_without_images_has_no_accuracy_and_is_in_the_confusion() -> Non
 
 
 def test_the_calibration_error_is_worked_by_hand() -> None:
-    # bins of 1/15: 0.55 in [8/15, 9/15), 0.75 in [11/15, 12/15), 0.90 and 0.92 in [13/15, 14/15)
-    shares = [[0.55, 0.45], [0.75, 0.25], [0.10, 0.90], [0.08, 0.92]]
+    # bins of 1/15: 0.61 in [9/15, 10/15), 0.69 in [10/15, 11/15), 0.90 and 0.92 in [13/15, 14/15)
+    shares = [[0.61, 0.39], [0.69, 0.31], [0.10, 0.90], [0.08, 0.92]]
     labels = torch.tensor([0, 1, 1, 0])
     right = [1, 0, 1, 0]
-    one = abs(0.55 - right[0])
-    two = abs(0.75 - right[1])
+    one = abs(0.61 - right[0])
+    two = abs(0.69 - right[1])
     three = abs((0.90 + 0.92) / 2 - (right[2] + right[3]) / 2)
     expected = 1 / 4 * one + 1 / 4 * two + 2 / 4 * three
     found = evaluation.score(of_shares(*shares), labels).calibration_error

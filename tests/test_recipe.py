@@ -49,7 +49,7 @@ class Outcome:
             (weights[name] - self.start[name]).flatten()
             for name, _ in self.student.named_parameters()
         ]
-        return torch.cat(steps).norm().item()
+        return float(torch.cat(steps).detach().norm())
 
 
 class Laboratory:

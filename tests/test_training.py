@@ -593,6 +593,27 @@ def test_attention_is_added_to_the_distillation_loss_and_compares_the_same_block
     )
 
 
+def test_for_attention_the_teacher_sees_the_view_without_overlay(
+    study: spec.Study, stock: training.Stock
+) -> None:
+    config = config_of(study, attention_weight=0.3, overlay_probability=1.0, cutout=3)
+    student = training.build(config, stock, SEED).eval()
+    assert isinstance(student, models.Student)
+    seen = list[Tensor]()
+    student.features.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    task = training.Distillation(config, stock, SEED)
+    without = config.model_copy(update={"attention_weight": 0.0})
+    batch = drawn(task)
+    paid = task.loss(student, batch) - training.Distillation(without, stock, SEED).loss(
+        student, batch
+    )
+    plain = stock.reader.normalised(batch.rows, batch.views)
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], plain)
+    theirs = models.first_blocks(stock.network, config.removed_blocks)(plain)
+    distance = losses.attention_loss(student.features(seen[0]), theirs)
+    assert paid.item() == pytest.approx(0.3 * distance.item(), rel=1e-4)
+
+
 def test_training_leaves_the_teacher_as_it_was(study: spec.Study, stock: training.Stock) -> None:
     before = {key: value.clone() for key, value in stock.network.state_dict().items()}
     changes = {"initialisation": "teacher", "kd_weight": 0.5, "attention_weight": 0.5}
