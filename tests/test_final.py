@@ -12,7 +12,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from igkd_search import augment, datasets, final, fitting, materials, models, spec, training
+from igkd_search import (
+    augment,
+    datasets,
+    evaluation,
+    final,
+    fitting,
+    materials,
+    models,
+    spec,
+    training,
+)
 from igkd_search.errors import StudyError, TrialError
 from tests import tiny
 
@@ -156,10 +166,12 @@ def test_every_row_of_the_training_part_is_learnt(
     drawn: list[Tensor] = []
     unit = augment.Reader.unit
 
-    def noted(reader: augment.Reader, rows: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+    def noted(
+        reader: augment.Reader, rows: Tensor, views: Tensor, fetched: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         if len(rows) == exported.trial.batch_size:
             drawn.append(rows)
-        return unit(reader, rows, views)
+        return unit(reader, rows, views, fetched)
 
     assert shared.targets is not None  # a live teacher would read the same rows once more
 
@@ -217,7 +229,7 @@ def test_test_images_that_were_trained_on_are_counted_before_the_evaluation(
     for module, name in (
         (datasets, "load_test"),
         (datasets, "count_duplicates"),
-        (fitting, "evaluate"),
+        (evaluation, "evaluate"),
     ):
         monkeypatch.setattr(module, name, noting(order, getattr(module, name)))
     data = exported.data.model_copy(update={"path": str(arrays)})
