@@ -2,13 +2,13 @@
 
 A step is one look-up of pixels and maps, an overlay as chance has it, and the soft targets of the
 very views that were drawn, from the bank or from the live teacher. What is differentiated of it is
-one pure function, `learn`, which may be compiled.
+one pure function, `lessons.learn`, which may be compiled.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from igkd_search import (
     datasets,
     evaluation,
     fitting,
-    losses,
+    lessons,
     materials,
     memory,
     models,
@@ -120,103 +120,6 @@ class Stock:
         return from_host
 
 
-class Knobs(NamedTuple):
-    """What trials vary by value: floats, or 0-dim float32 tensors where the step is compiled.
-
-    A float is a constant of a compiled step, and each trial would compile its own.
-    """
-
-    kd_weight: float | Tensor
-    temperature: float | Tensor
-    overlay_probability: float | Tensor
-    overlay_strength: float | Tensor
-    overlay_exponent_max: float | Tensor
-    label_smoothing: float | Tensor
-    attention_weight: float | Tensor
-
-    @classmethod
-    def of(cls, config: spec.TrialConfig) -> "Knobs":
-        """Those of a trial, as floats."""
-        return cls(*(getattr(config, name) for name in cls._fields))
-
-    def on(self, device: torch.device) -> "Knobs":
-        """The same as tensors on a device."""
-        return Knobs(*(torch.tensor(knob, dtype=torch.float32, device=device) for knob in self))
-
-
-class Lesson(NamedTuple):
-    """What one step learns from; of the same shapes at every step of a trial."""
-
-    images: Tensor
-    """(B, C, H, W) in [0, 1], in the views that were drawn."""
-    maps: Tensor
-    """(B, H, W) in [0, 1], in the same views."""
-    chance: Tensor
-    """(4, B), see batches.Batch."""
-    mean: Tensor
-    """(C,), of the fit rows in [0, 1]."""
-    sd: Tensor
-    labels: Tensor
-    """(B,)."""
-    targets: Tensor | None
-    """The teacher's logits (B, classes) on these views; None: no soft targets, kd_weight is 0."""
-    watched: Tensor | None
-    """What the teacher's block beside the student's last one says, (B, C', h, w); None: off."""
-
-
-class Key(NamedTuple):
-    """All of a trial that changes the graph of its step."""
-
-    architecture: models.Architecture
-    batch_size: int
-    cutout: int
-    soft: bool
-    """Whether there are soft targets."""
-    watched: bool
-    """Whether there is attention to transfer."""
-
-    def __str__(self) -> str:
-        return f"{self.architecture.name}, batch {self.batch_size}"
-
-
-def learn(model: nn.Module, lesson: Lesson, knobs: Knobs, cutout: int) -> Tensor:
-    """The loss of a step: overlay, normalise, cut out `cutout` pixels a side, answer, compare.
-
-    Pure but for the model's own statistics and dropout. Only what is in a Key changes its graph.
-    """
-    overlaid = augment.overlay(
-        lesson.images,
-        lesson.maps,
-        lesson.chance[:2],
-        probability=knobs.overlay_probability,
-        strength=knobs.overlay_strength,
-        exponent_max=knobs.overlay_exponent_max,
-    )
-    seen = augment.normalise(overlaid, lesson.mean, lesson.sd)
-    if cutout:
-        seen = augment.cut_out(seen, lesson.chance[2:], cutout)
-    logits, attention = _answer(model, seen, lesson.watched)
-    loss = losses.distillation_loss(
-        logits,
-        # without soft targets their term is multiplied by zero
-        logits.detach() if lesson.targets is None else lesson.targets,
-        lesson.labels,
-        kd_weight=knobs.kd_weight,
-        temperature=knobs.temperature,
-        label_smoothing=knobs.label_smoothing,
-    )
-    return loss if attention is None else loss + knobs.attention_weight * attention
-
-
-def _answer(model: nn.Module, seen: Tensor, watched: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The student's logits, and how far it looks elsewhere than the teacher."""
-    if watched is None:
-        return model(seen).float(), None
-    assert isinstance(model, models.Student)
-    maps = model.features(seen)
-    return model.answer(maps).float(), losses.attention_loss(maps, watched)
-
-
 class Distillation:
     """The task of a trial: learn labels and soft targets from views with overlays."""
 
@@ -224,8 +127,8 @@ class Distillation:
         self, config: spec.TrialConfig, stock: Stock, seed: int, rows: Tensor | None = None
     ) -> None:
         self._config, self._stock = config, stock
-        self.learn: compiling.Learn = learn
-        self._knobs = Knobs.of(config)
+        self.learn: compiling.Learn = lessons.learn
+        self._knobs = lessons.Knobs.of(config)
         self._feed = batches.Feed(
             stock.fit_rows if rows is None else rows,
             stock.reader.kinds,
@@ -249,10 +152,10 @@ class Distillation:
         return fitting.batches_of(self._config, self.rows)[1]
 
     @property
-    def key(self) -> Key:
+    def key(self) -> lessons.Key:
         """All that changes the graph of a step."""
         config = self._config
-        return Key(
+        return lessons.Key(
             models.Architecture.of(config, self._stock.architecture),
             fitting.batches_of(config, self.rows)[0],
             config.cutout,
@@ -284,19 +187,19 @@ class Distillation:
         stock = self._stock
         return evaluation.score_rows(model, stock.reader, stock.labels, stock.validation_rows)
 
-    def _knobs_for(self, compiled: bool) -> Knobs:
+    def _knobs_for(self, compiled: bool) -> lessons.Knobs:
         # tensors are made once a trial, for a copy at each step would wait for the device
-        knobs = Knobs.of(self._config)
+        knobs = lessons.Knobs.of(self._config)
         return knobs.on(self._stock.labels.device) if compiled else knobs
 
-    def _lesson(self, batch: batches.Batch) -> Lesson:
+    def _lesson(self, batch: batches.Batch) -> lessons.Lesson:
         """Everything that is looked up or asked of the live teacher before the student answers."""
         reader = self._stock.reader
         images, maps = reader.unit(batch.rows, batch.views, batch.pixels)
         watched = None
         if self._watched is not None:
             watched = evaluation.predict(self._watched, self._plain(images))
-        return Lesson(
+        return lessons.Lesson(
             images,
             maps,
             batch.chance,

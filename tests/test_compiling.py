@@ -16,7 +16,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from igkd_search import checkpoints, compiling, devices, fitting, launch, materials, spec, training
+from igkd_search import (
+    checkpoints,
+    compiling,
+    devices,
+    fitting,
+    launch,
+    lessons,
+    materials,
+    spec,
+    training,
+)
 from igkd_search.compiling import Choice, Kind, Learn, Steps
 from igkd_search.errors import StudyError
 from tests import own_networks, tiny
@@ -208,7 +218,7 @@ def test_another_trial_of_the_same_key_compiles_nothing(
 def test_keys_differ_by_what_changes_the_graph_and_by_nothing_else(
     study: spec.Study, stock: training.Stock
 ) -> None:
-    def key(**changes: Any) -> training.Key:
+    def key(**changes: Any) -> lessons.Key:
         return training.Distillation(config_of(study, **changes), stock, SEED).key
 
     assert key(**OTHER_VALUES, epochs=9, initialisation="teacher") == key()

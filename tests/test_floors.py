@@ -53,6 +53,7 @@ FLOORS = {
     "slots": 2,
     "study_file": 2,
     "space": 2,
+    "lessons": 3,
     "teacher": 3,
     "latency": 3,
     "logits_bank": 3,
