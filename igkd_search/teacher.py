@@ -34,6 +34,7 @@ from igkd_search import (
     losses,
     models,
     networks,
+    small_maps,
     spec,
     vault,
     weight_files,
@@ -275,7 +276,8 @@ def _train(
     save_to = folder / "checkpoints"
     resume_from = checkpoints.newest(save_to)
     records = []
-    with console.stage("teacher", options.epochs, "epochs") as stage:
+    padded = small_maps.padded(network, device)
+    with padded, console.stage("teacher", options.epochs, "epochs") as stage:
         try:
             for record in fitting.fit(
                 network,

@@ -27,6 +27,7 @@ from igkd_search import (
     materials,
     memory,
     models,
+    small_maps,
     spec,
 )
 from igkd_search.errors import TrialError
@@ -258,7 +259,8 @@ def train(
     try:
         student = build(config, stock, seed) if student is None else student
         task = Distillation(config, stock, seed, rows)
-        with stock.steps.lend(student, task, before) as step:
+        padded = small_maps.padded(student, stock.labels.device)
+        with padded, stock.steps.lend(student, task, before) as step:
             task.use(step)
             yield from fitting.fit(
                 step.model,

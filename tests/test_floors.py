@@ -26,6 +26,7 @@ FLOORS = {
     "networks": 1,
     "attribution": 1,
     "memory": 1,
+    "small_maps": 1,
     "devices": 1,
     "evaluation": 1,
     "optimizers": 1,
