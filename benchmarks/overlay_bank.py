@@ -17,7 +17,7 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
-from igkd_search import attribution, datasets, fitting, overlay_bank, spec, teacher, vault
+from igkd_search import attribution, datasets, devices, overlay_bank, spec, teacher, vault
 
 PAPER_STEPS, PAPER_BATCH = 50, 8
 
@@ -29,7 +29,7 @@ def main() -> None:
     count, reference_steps = (32, 128) if options.quick or options.data else (128, 256)
     study = measure.study_of(options, teacher_epochs=6 if options.quick else 12)
     data = datasets.load(study.data, Path())
-    fitting.use_threads(data.image_shape)
+    devices.use_threads(data.image_shape)
     with tempfile.TemporaryDirectory() as folder:
         master = teacher.obtain(study.teacher, data, vault.Vault(Path(folder)), device).network
     rows = datasets.sample_rows(len(data.labels), count)
@@ -45,7 +45,7 @@ def main() -> None:
         parts = [
             method.attribute(image, torch.zeros_like(image), label, n_steps=PAPER_STEPS)
             for image, label in zip(
-                images.split(PAPER_BATCH), labels.split(PAPER_BATCH), strict=True
+                torch.split(images, PAPER_BATCH), torch.split(labels, PAPER_BATCH), strict=True
             )
         ]
         return attribution.to_maps(torch.cat(parts)).cpu()
