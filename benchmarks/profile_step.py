@@ -17,7 +17,7 @@ import random_stock
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from igkd_search import devices, optimizers, small_maps, training
+from igkd_search import devices, memory, optimizers, small_maps, training
 
 CPU = torch.device("cpu")
 WARM_UP = 2  # steps
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="measured, after 2 to warm up")
     parser.add_argument("--rows", type=int, default=10, help="operators shown")
     options = parser.parse_args()
+    memory.keep_freed()  # as trials do
     for kind in (random_stock.CIFAR, random_stock.DIGITS):
         threads = devices.use_threads((3, kind.side, kind.side))
         print(f"## {kind.side}x{kind.side}, batch {kind.batch_size}, torch threads: {threads}\n")

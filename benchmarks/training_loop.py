@@ -33,7 +33,7 @@ import random_stock
 import torch
 from torch.nn import functional
 
-from igkd_search import devices, optimizers, small_maps, spec, training
+from igkd_search import devices, memory, optimizers, small_maps, spec, training
 
 CLAIM = "overhead of the training loop over the bare step (ours / bare - 1)"
 EPOCH_IMAGES, EPOCHS = 50_000, 100
@@ -61,6 +61,8 @@ def main() -> None:
     if options.quick:
         options.repeats = min(options.repeats, QUICK_REPEATS)
     lengths = LENGTHS[measure.size_of(options)]
+    if device.type == "cpu":
+        memory.keep_freed()  # as trials do, and for all sides
     kind = random_stock.CIFAR.at(options.batch_size)
     cifar = compared(kind, options, lengths.ours, lengths.papers)
     digits = compared(random_stock.DIGITS, options, lengths.digits, lengths.digits // 3)

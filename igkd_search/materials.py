@@ -28,6 +28,7 @@ from igkd_search import (
     devices,
     latency,
     logits_bank,
+    memory,
     models,
     onnx_export,
     overlay_bank,
@@ -173,6 +174,8 @@ def prepare(
     data = data if data is not None else datasets.load(study.data, home)
     check_images(study, data)
     threads = devices.use_threads(data.image_shape)
+    if device.type == "cpu":
+        memory.keep_freed()
     store = vault.Vault(home / "vault")
     master = teacher.obtain(study.teacher, data, store, device, keeper)
     overlays = overlay_bank.obtain(

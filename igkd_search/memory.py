@@ -4,8 +4,11 @@ A bank is built in batches as large as memory and speed allow. The estimate is c
 and when it fails all the same (others share the device) the batch is halved and the work repeated.
 """
 
+import ctypes
 import gc
 import logging
+import os
+import platform
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -26,6 +29,8 @@ _WITHOUT_CLASS = (
 """What allocators say that raise a plain RuntimeError."""
 _OF_A_CONVOLUTION = "could not create a primitive"
 """All that oneDNN says when it gets no memory; what it cannot compute it says at more length."""
+_MALLOPT = (-3, -1)  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+_KEPT_BYTES = 2**30
 _SHARE = 0.5  # of what is free: gradients and workspaces need about as much as what is counted
 
 
@@ -100,6 +105,21 @@ class Batch:
             log.warning("out of memory with %d images at once; halved", self.size)
             self.size //= 2
             give_back()
+
+
+def keep_freed() -> bool:
+    """Let this process keep the memory that tensors free, for those of the next step; if it can.
+
+    By default glibc returns blocks of 32 MB and more to the system at once, and a step that gets
+    them anew waits while each page is cleared: a third of its time with 64 images of 32x32
+    (docs/performance.md). Nothing changes where the C library is another, or its own variables
+    (MALLOC_..., GLIBC_TUNABLES) say what it shall do.
+    """
+    decided = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if decided or platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    return all(library.mallopt(option, _KEPT_BYTES) == 1 for option in _MALLOPT)
 
 
 def give_back() -> None:

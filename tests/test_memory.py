@@ -2,7 +2,13 @@
 
 import gc
 import logging
+import mmap
+import os
+import platform
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +17,7 @@ from torch import nn
 from igkd_search import memory
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def network() -> nn.Sequential:
@@ -117,3 +124,40 @@ def test_the_allocator_of_the_cpu_is_recognised() -> None:
 )
 def test_allocators_without_a_class_of_their_own_are_recognised(text: str) -> None:
     assert memory.is_out_of_memory(RuntimeError(text))
+
+
+GLIBC = platform.libc_ver()[0] == "glibc"
+FAULTS = """
+import resource, sys, torch
+from igkd_search import memory
+print(memory.keep_freed())
+torch.zeros(2**28, dtype=torch.uint8)  # leaves a gap in which those below have room
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(2):
+    torch.zeros(2**26, dtype=torch.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not GLIBC, reason="other C libraries are left as they are")
+@pytest.mark.parametrize(
+    ("decided", "kept"),
+    [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "131072"}, False), ({"GLIBC_TUNABLES": ""}, False)],
+)
+def test_freed_memory_is_used_again_unless_the_user_decides(
+    decided: dict[str, str], kept: bool
+) -> None:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", FAULTS]
+    said = subprocess.run(
+        command, env=plain | decided, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    done, faults = said.stdout.split()
+    assert done == str(kept)
+    pages = 2 * 2**26 // mmap.PAGESIZE
+    assert int(faults) < pages / 10 if kept else int(faults) > pages / 2
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not memory.keep_freed()
