@@ -83,6 +83,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return said == _OF_A_CONVOLUTION or any(text in said for text in _WITHOUT_CLASS)
 
 
+def what_was_asked(error: BaseException) -> str:
+    """What an allocator that gave up says, in words where it has none."""
+    said = str(error) or "no memory is left"
+    return f"a convolution found no memory ({said})" if said == _OF_A_CONVOLUTION else said
+
+
 class Batch:
     """How many images are worked on at once: halved, for good, whenever memory runs out."""
 

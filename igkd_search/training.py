@@ -277,7 +277,7 @@ def train(
     except (MemoryError, RuntimeError) as error:
         if not memory.is_out_of_memory(error):
             raise
-        asked = str(error) or "no memory is left"
+        asked = memory.what_was_asked(error)
     # outside of the handler, whose traceback would keep the failed step's tensors alive
     memory.give_back()
     raise TrialError(

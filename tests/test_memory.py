@@ -126,6 +126,18 @@ def test_allocators_without_a_class_of_their_own_are_recognised(text: str) -> No
     assert memory.is_out_of_memory(RuntimeError(text))
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("tried to allocate 20 GiB"), "tried to allocate 20 GiB"),
+        (MemoryError(), "no memory is left"),
+        (RuntimeError("could not create a primitive"), "a convolution found no memory (could not "),
+    ],
+)
+def test_what_was_asked_is_said_in_words(error: BaseException, said: str) -> None:
+    assert memory.what_was_asked(error).startswith(said)
+
+
 GLIBC = platform.libc_ver()[0] == "glibc"
 FAULTS = """
 import resource, sys, torch

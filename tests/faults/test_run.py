@@ -140,6 +140,7 @@ def test_a_trial_that_memory_refuses_says_so_and_the_same_worker_goes_on(
     assert [row.state for row in found] == ["complete", "failed", "complete"]
     assert found[1].cause == "out_of_memory"
     reason = found[1].reason or ""
-    assert "DefaultCPUAllocator" in reason and "you tried to allocate" in reason
+    # whichever of the two meets the limit first
+    assert "you tried to allocate" in reason or "a convolution found no memory" in reason
     assert reason.endswith("lower batch_size (12) or width (4), or raise removed_blocks (0)")
     assert "goes on from" not in said, "no second process, no second attempt"
