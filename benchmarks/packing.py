@@ -24,7 +24,7 @@ import psutil
 import random_stock
 import torch
 
-from igkd_search import devices, training
+from igkd_search import devices, memory, training
 
 CLAIM = "images/s of several workers on one device against one worker"
 STEPS = {"quick": 3, "cpu": 6, "cuda": 300}
@@ -119,6 +119,8 @@ def serve(device: torch.device, workers: int, steps: int, batch_size: int) -> No
     """Train an epoch of `steps` steps for each line of stdin, and answer each with a line."""
     kind = random_stock.CIFAR.at(batch_size)
     devices.use_threads((3, kind.side, kind.side), workers)
+    if device.type == "cpu":
+        memory.keep_freed()  # as trials do
     config = kind.trial()
     images = random_stock.images_of(kind, steps * kind.batch_size, None)
     stock = random_stock.make(kind, images, device)

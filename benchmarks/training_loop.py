@@ -55,11 +55,11 @@ LENGTHS = {"quick": Lengths(2, 1, 10), "cpu": Lengths(10, 5, 60), "cuda": Length
 def main() -> None:
     options = arguments()
     device = torch.device(options.device)
+    if options.quick:
+        options.repeats = min(options.repeats, QUICK_REPEATS)
     if options.workers:
         packing.main(options, device)
         return
-    if options.quick:
-        options.repeats = min(options.repeats, QUICK_REPEATS)
     lengths = LENGTHS[measure.size_of(options)]
     if device.type == "cpu":
         memory.keep_freed()  # as trials do, and for all sides

@@ -164,8 +164,11 @@ def send(array: NDArray[Any], rows: NDArray[np.int64], device: torch.device) -> 
     shape = (len(rows), *array.shape[1:])
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     staged = torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
-    # "clip" lets numpy write to where it is told, without a copy between; rows are in bounds
-    np.take(array, rows, axis=0, out=staged.numpy(), mode="clip")
+    if array.flags.c_contiguous:
+        # "clip" lets numpy write to where it is told, without a copy between; rows are in bounds
+        np.take(array, rows, axis=0, out=staged.numpy(), mode="clip")
+    else:  # which numpy.take would copy whole
+        staged.numpy()[...] = array[rows]
     return staged.to(device, non_blocking=True)
 
 

@@ -1,9 +1,10 @@
 """Which rows a step sees, each in which view: a whole epoch is drawn at once, on the device.
 
-The order of the rows, their crops and flips and all other chance come from one generator before the
-first step, so that a step is slices of tensors that are there already, draws nothing and waits for
-nothing. Every batch has the same shape: rows that do not fill one wait for another epoch's order.
-Where images stay on the host, those of the next step are sent while this one computes.
+The order of the rows, their crops and flips and all other chance but a network's own dropout come
+from one generator before the first step, so that a batch is slices of tensors that are there
+already and waits for nothing. Every batch has the same shape: rows that do not fill one wait for
+another epoch's order. Where images stay on the host, those of the next step are sent while this one
+computes.
 """
 
 from collections.abc import Callable, Iterator

@@ -21,12 +21,17 @@ from igkd_search.errors import MaterialError, StorageError
 log = logging.getLogger(__name__)
 
 _VERSION = 2  # raise when a checkpoint of before cannot be continued
-_PATTERN = "epoch-*.safetensors"
+_PATTERN = "epoch-[0-9]*.safetensors"
 
 
 def path_of(folder: Path, epoch: int) -> Path:
     """Where the checkpoint after so many completed epochs lies."""
     return folder / f"epoch-{epoch:04d}.safetensors"
+
+
+def epoch_of(path: Path) -> int:
+    """How many epochs a checkpoint of this name has completed."""
+    return int(path.stem.removeprefix("epoch-"))
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
@@ -37,7 +42,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, save(whole, metadata=state))
     for older in path.parent.glob(_PATTERN):
-        if older.name < path.name:
+        if epoch_of(older) < epoch_of(path):
             older.unlink(missing_ok=True)
 
 
@@ -65,7 +70,9 @@ def _readable(path: Path) -> Iterator[None]:
 
 def newest(folder: Path) -> Path | None:
     """The checkpoint with the most epochs below `folder`, of any attempt, or None."""
-    found = sorted(folder.glob(f"**/{_PATTERN}"), key=lambda path: (path.name, path.parent.name))
+    found = sorted(
+        folder.glob(f"**/{_PATTERN}"), key=lambda path: (epoch_of(path), path.parent.name)
+    )
     for path in reversed(found):
         fault = _fault(path)
         if fault is None:

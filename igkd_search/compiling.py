@@ -34,6 +34,7 @@ Seconds = Callable[[Callable[[], None], torch.device], float]
 
 _COMPILE_SECONDS = 60.0  # 20 to 120 were measured, on CPUs
 _MOST_SAVED = 0.75  # of an eager step: a launch-bound one runs up to four times as fast
+_MOST_RESIDENTS = 4  # each holds a student and its graphs on the device
 _WARM_UP = 5  # steps: the first compiles, the next ones record CUDA graphs
 _TIMED = 20  # steps
 
@@ -234,6 +235,8 @@ class Steps:
         if resident is None:
             return False
         compiled = self._time(resident.learn, resident.model, work.example(compiled=True))
+        if compiled >= eager:
+            self._drop(work.key)  # its graphs hold memory that trials need
         log.info(
             "%s: a step takes %.2f ms compiled and %.2f ms eager; trials take the %s one",
             work.key,
@@ -246,8 +249,15 @@ class Steps:
     def _resident(self, student: nn.Module, work: Work) -> _Resident | None:
         """The resident student of a key and its step, compiled now if need be; None if it fails."""
         if work.key not in self._residents:
+            idle = [key for key, each in self._residents.items() if each and not each.lent]
+            for key in idle[: max(0, len(idle) + 1 - _MOST_RESIDENTS)]:
+                self._drop(key)
             self._residents[work.key] = self._compile(student, work)
         return self._residents[work.key]
+
+    def _drop(self, key: Hashable) -> None:
+        del self._residents[key]
+        memory.give_back()
 
     def _compile(self, student: nn.Module, work: Work) -> _Resident | None:
         began = time.perf_counter()

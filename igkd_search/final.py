@@ -31,6 +31,7 @@ from igkd_search import (
     materials,
     models,
     spec,
+    study_file,
     training,
     users,
     vault,
@@ -63,7 +64,7 @@ def train(
     """
     chosen = devices.choose(device)
     compiling.asked()
-    asked = spec.fingerprint([exported.question(), exported.provenance.seed, seeds])
+    asked = _asked(exported, seeds)
     # no study of this storage may name what is read here
     with users.using(home / "vault"):
         return _finished(folder, asked, exported.data, home) or _train(
@@ -79,7 +80,7 @@ def _train(
     asked: str,
     device: torch.device,
 ) -> dict[str, Any]:
-    bench = _bench(exported, folder, home, device)
+    bench = _bench(exported, folder, home, seeds, device)
     _make(folder)
     students = [_train_seed(bench, index, seeds) for index in range(seeds)]
     # only now, with every model finished, is the test set opened, and the reading counted
@@ -115,6 +116,16 @@ def _train(
     return result
 
 
+def _asked(exported: spec.Exported, seeds: int) -> str:
+    return spec.fingerprint([exported.question(), exported.provenance.seed, seeds])
+
+
+def _asked_before(result: Mapping[str, Any], path: Path) -> str:
+    """What a result answers, if it were asked now: fields that came later have their defaults."""
+    configuration = study_file.check(spec.Exported, result["configuration"], str(path))
+    return _asked(configuration, len(result["student"]["seeds"]))
+
+
 def final_seed(exported: spec.Exported, index: int) -> int:
     """The seed of the index-th final student, independent of the trial's."""
     return spec.trial_seed(exported.provenance.seed, index, "final")
@@ -126,7 +137,7 @@ def _finished(folder: Path, asked: str, data: spec.Data, home: Path) -> dict[str
         return None
     try:
         result: dict[str, Any] = json.loads(path.read_bytes())
-        trained, known = result["asked"], result["fingerprints"]["data"]
+        trained, known = _asked_before(result, path), result["fingerprints"]["data"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{path}: not a result of 'igkd train' ({error!r}); give an empty folder with -o"
@@ -170,10 +181,13 @@ def _count_duplicates(data: datasets.Dataset, test: datasets.Part) -> int:
     return duplicates
 
 
-def _bench(exported: spec.Exported, folder: Path, home: Path, device: torch.device) -> _Bench:
+def _bench(
+    exported: spec.Exported, folder: Path, home: Path, seeds: int, device: torch.device
+) -> _Bench:
     shared = materials.prepare(exported, home, device)
     _warn_of_other_data(exported.provenance.fingerprints, shared.fingerprints)
-    stock = training.Stock.of(shared, exported, device)
+    planned = seeds * exported.planned_epochs()
+    stock = training.Stock.of(shared, exported, device, planned_epochs=planned)
     rows = torch.arange(len(shared.data.labels), device=device)
     return _Bench(exported, shared, stock, rows, folder)
 

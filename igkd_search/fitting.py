@@ -148,8 +148,7 @@ def _check_finite(losses: list[float], what: str, recipe: spec.Recipe, epoch: in
     if step is None:
         return
     place = f"step {step + 1} of {len(losses)}, epoch {epoch} of {recipe.epochs}"
-    said = recipe.model_dump(exclude_defaults=True) | {"learning_rate": recipe.learning_rate}
-    listed = ", ".join(f"{name} = {value}" for name, value in sorted(said.items()))
+    listed = ", ".join(f"{name} = {value}" for name, value in recipe.model_dump().items())
     raise TrialError(
         "diverged",
         f"{what} {losses[step]:g} at {place if what == 'training loss' else f'epoch {epoch}'}; "
@@ -213,6 +212,8 @@ class _State:
         tensors["generator.global"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["generator.cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type == "mps":
+            tensors["generator.mps"] = torch.mps.get_rng_state()
         older = [replace(record, confusion=None) for record in self.records[:-1]]
         records = [asdict(record) for record in [*older, *self.records[-1:]]]
         checkpoints.write(path, tensors, {**notes, "records": records})
@@ -237,6 +238,8 @@ class _State:
         torch.set_rng_state(tensors["generator.global"])
         if self.device.type == "cuda" and "generator.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["generator.cuda"], self.device)
+        if self.device.type == "mps" and "generator.mps" in tensors:
+            torch.mps.set_rng_state(tensors["generator.mps"])
         self.records = [_record(row) for row in plain["records"]]
 
 

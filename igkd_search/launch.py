@@ -60,7 +60,7 @@ def search(
     chosen = devices.choose(device)
     try:
         shared = prepare(base, study, home, trials, data, device)
-        stock = training.Stock.of(shared, study, chosen)
+        stock = training.Stock.of(shared, study, chosen, planned_epochs=_planned(base, study))
 
         def train(
             config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
@@ -82,6 +82,12 @@ def search(
         worker.Worker(study, base, home / "checkpoints", train, attributes).run()
     finally:
         spend(base, study.name, time.monotonic() - began)
+
+
+def _planned(base: database.Database, study: spec.Study) -> int:
+    """The most epochs that the budget in the database buys."""
+    record = base.read_study(study.name)
+    return (record.trials if record else study.search.trials) * study.trial.epochs
 
 
 def prepare(

@@ -24,6 +24,8 @@ _WITHOUT_CLASS = (
     "DefaultCPUAllocator",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDA error: out of memory",
     "MPS backend out of memory",
 )
 """What allocators say that raise a plain RuntimeError."""
@@ -133,3 +135,5 @@ def give_back() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

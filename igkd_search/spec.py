@@ -405,7 +405,7 @@ class Run(Closed):
         return [getattr(self.trial, name)]
 
     def planned_epochs(self) -> int:
-        """The most epochs that will be trained, over all trials."""
+        """The most epochs that will be trained: here those of one student."""
         return self.trial.epochs
 
     def question(self) -> dict[str, Any]:

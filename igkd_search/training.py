@@ -70,10 +70,12 @@ class Stock:
         study: spec.Run,
         device: torch.device,
         resident: bool | None = None,
+        planned_epochs: int | None = None,
     ) -> "Stock":
         """Bring the materials of a study to a device.
 
         `resident` says whether images and targets are kept there; by default what fits is.
+        `planned_epochs` are those of all trainings to come, by default the study's.
         """
         data = shared.data
         reader = datasets.reader_of(data, device, shared.maps, resident)
@@ -96,12 +98,16 @@ class Stock:
             validation_rows=torch.from_numpy(data.validation_rows).to(device),
             classes=data.classes,
             architecture=study.teacher.architecture,
-            steps=compiling.Steps.of(device, study.planned_epochs()),
+            steps=compiling.Steps.of(device, planned_epochs or study.planned_epochs()),
         )
 
-    def fetch(self) -> batches.Fetch | None:
-        """How a batch comes by what is not on the device; None where everything is."""
-        reader, targets, device = self.reader, self.targets, self.reader.device
+    def fetch(self, soft: bool) -> batches.Fetch | None:
+        """How a batch comes by what is not on the device; None where everything is.
+
+        Without `soft` it brings no targets, for none are asked.
+        """
+        reader, device = self.reader, self.reader.device
+        targets = self.targets if soft else None
         streamed = isinstance(targets, np.ndarray)
         if reader.packed is not None and not streamed:
             return None
@@ -136,7 +142,7 @@ class Distillation:
             config,
             seed,
             chosen=stock.chosen,
-            fetch=stock.fetch(),
+            fetch=stock.fetch(soft=config.kd_weight != 0),
         )
         self._watched: nn.Module | None = None
         if config.attention_weight:
@@ -255,6 +261,7 @@ def train(
     ends; `rows` are by default the fit rows. The step is that of a checkpoint where it can be.
     TrialError: `diverged` (a loss is not finite) or `out_of_memory`.
     """
+    stock.steps.kind = "eager"  # what a trial is that fails before its first step
     before = None if resume_from is None else checkpoints.read_plain(resume_from).get("step")
     try:
         student = build(config, stock, seed) if student is None else student

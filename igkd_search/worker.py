@@ -212,6 +212,9 @@ class Worker:
             log.info("trial %d: attempt %d goes on from %s", trial.number, claim.attempt, place)
         save_to = folder / f"attempt-{claim.attempt:03d}"
         reported = self._reported(trial)
+        # a checkpoint is of an epoch that nobody pruned before
+        resumed = checkpoints.epoch_of(resume_from) if resume_from else 0
+        judged = max(resumed, *reported, 0)
         seed = trial.user_attrs["seed"]
         record = None
         for record in self.train(config, seed, save_to, resume_from):
@@ -224,7 +227,7 @@ class Worker:
             if record.epoch == config.epochs:
                 break  # complete, whatever the pruner would say
             # the pruner was heard on earlier reports already, but perhaps not on the last one
-            if record.epoch >= max(reported, default=0) and trial.should_prune():
+            if record.epoch >= judged and trial.should_prune():
                 return TrialState.PRUNED, record
         assert record is not None
         return TrialState.COMPLETE, record

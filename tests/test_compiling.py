@@ -392,6 +392,17 @@ def test_each_key_is_measured_by_itself() -> None:
     assert kinds(steps, Scaled("a"), Scaled("b"), Scaled("a")) == ["compiled", "eager", "compiled"]
 
 
+def test_what_no_trial_needs_is_given_back() -> None:
+    slower = Steps(CPU, "auto", 1000, compiler=as_it_is, seconds=lasting(0.01, 0.03))
+    assert kinds(slower, Scaled()) == ["eager"] and not slower._residents
+    many = Steps(CPU, "always", compiler=as_it_is)
+    assert kinds(many, *(Scaled(key) for key in range(6))) == ["compiled"] * 6
+    assert list(many._residents) == [2, 3, 4, 5]
+    with many.lend(nn.Linear(3, 1), Scaled(2)):
+        assert kinds(many, Scaled(6), Scaled(7), Scaled(8), Scaled(9)) == ["compiled"] * 4
+        assert 2 in many._residents, "it is being trained"
+
+
 def test_where_little_is_planned_nothing_is_compiled(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     steps = Steps(CPU, "auto", 10, compiler=refuse, seconds=lasting(0.01))

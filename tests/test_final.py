@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,19 @@ def test_the_result_says_what_was_trained_and_what_it_costs(
         assert {name: told[name] for name in row.as_dict()} == row.as_dict()
     assert student["compression"] == figures[1].parameters / figures[0].parameters
     assert result["machine"]["threads"] == 1
+
+
+def test_a_result_of_before_a_field_was_there_is_finished_too(
+    whole: tuple[Path, dict[str, Any]], exported: spec.Exported, home: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(whole[0], tmp_path / "final")
+    older = json.loads((folder / "result.json").read_text())
+    older["asked"] = "the digest of a question without it"
+    for section in ("teacher", "trial"):
+        del older["configuration"][section]["cutout"]
+    (folder / "result.json").write_text(json.dumps(older))
+    assert final.train(exported, folder, home) == older
+    assert json.loads((folder / "test_reads.json").read_text()) == 1
 
 
 def test_nothing_else_is_left(whole: tuple[Path, dict[str, Any]]) -> None:

@@ -372,7 +372,7 @@ def test_a_trial_whose_materials_stream_has_the_same_record(
     resident, streaming = (
         training.Stock.of(found, study, CPU, resident=resident) for resident in (True, False)
     )
-    assert resident.fetch() is None and streaming.fetch() is not None
+    assert resident.fetch(True) is None and streaming.fetch(True) is not None
     assert resident.reader.packed is not None and streaming.reader.packed is None
     assert streaming.targets is found.targets
     assert streaming.image_side == resident.image_side == tiny.SIZE

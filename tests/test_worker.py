@@ -280,6 +280,26 @@ def test_after_the_last_epoch_the_pruner_is_not_asked(
     assert pruner.asked == list(range(1, epochs)) * 2
 
 
+def test_an_adopter_asks_the_pruner_from_its_checkpoint_on(
+    search: Search, prune: Callable[..., Pruner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruner, report = prune(), optuna.Trial.report
+    lost = [StorageInternalError("gone")]
+
+    def losing(trial: optuna.Trial, value: float, step: int) -> None:
+        if step == 2 and lost:
+            raise lost.pop()
+        report(trial, value, step)
+
+    monkeypatch.setattr(optuna.Trial, "report", losing)
+    search.begin(study_of(1).model_copy(update={"name": "adopted"}))
+    with pytest.raises(StorageInternalError):
+        search.run(FakeTraining())
+    search.run(FakeTraining())
+    # the checkpoint of epoch 2 says that epoch 1 was judged, and its matrix is gone
+    assert pruner.asked == [1, 2]
+
+
 def test_start_points_are_the_first_slots(search: Search) -> None:
     search.run(FakeTraining())
     first, *others = search.trials
