@@ -677,8 +677,8 @@ def test_what_is_not_about_memory_is_raised_as_it_came(
 
 def test_a_loss_that_is_not_finite_ends_the_trial(study: spec.Study, stock: training.Stock) -> None:
     with pytest.raises(
-        TrialError, match=r"epoch 1.*\(batch_size = 12, .*removed_blocks = 15"
+        TrialError, match=r"epoch 1.*\(epochs = 2, batch_size = 12, .*removed_blocks = 15"
     ) as told:
         run(config_of(study, learning_rate=1e9), stock)
     assert told.value.cause == "diverged"
-    assert "kd_weight" not in str(told.value)  # it is as it is by default
+    assert "kd_weight = 0.5" in str(told.value)  # as it is by default, which may change
