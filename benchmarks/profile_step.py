@@ -17,7 +17,7 @@ import random_stock
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from igkd_search import devices, memory, optimizers, small_maps, training
+from igkd_search import devices, fitting, memory, optimizers, small_maps, training
 
 CPU = torch.device("cpu")
 WARM_UP = 2  # steps
@@ -57,13 +57,7 @@ class Steps:
         self._task = training.Distillation(config, stock, 0)
         self.model = devices.place(training.build(config, stock, 0), CPU).train()
         self._average = optimizers.Average(self.model, config.ema_decay)
-        self._optimizer = optimizers.build(
-            config.optimizer,
-            self.model,
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
+        self._optimizer = fitting.optimizer_of(config, self.model)
         self._config, self._steps, self._done = config, steps, 0
         self._losses = torch.zeros(steps)
         self._batches = self._task.epoch(1, config.batch_size, torch.Generator().manual_seed(0))

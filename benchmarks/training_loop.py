@@ -33,7 +33,7 @@ import random_stock
 import torch
 from torch.nn import functional
 
-from igkd_search import devices, memory, optimizers, small_maps, spec, training
+from igkd_search import devices, fitting, memory, small_maps, spec, training
 
 CLAIM = "overhead of the training loop over the bare step (ours / bare - 1)"
 EPOCH_IMAGES, EPOCHS = 50_000, 100
@@ -175,13 +175,7 @@ def bare_seconds(config: spec.TrialConfig, stock: training.Stock, steps: int) ->
     """Seconds of so many steps on one batch, with nothing around them."""
     device = stock.labels.device
     model = devices.place(training.build(config, stock, 0), device).train()
-    optimizer = optimizers.build(
-        config.optimizer,
-        model,
-        learning_rate=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    optimizer = fitting.optimizer_of(config, model)
     rows = stock.fit_rows[: config.batch_size]
     images = stock.reader.unaugmented(rows).contiguous(memory_format=torch.channels_last)
     labels = stock.labels[rows]

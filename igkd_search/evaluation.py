@@ -31,11 +31,6 @@ class Scores:
     calibration_error: float
     confusion: Confusion
 
-    @property
-    def class_accuracy(self) -> tuple[float | None, ...]:
-        """The share of each class that is answered right; None for a class without images."""
-        return class_accuracy(self.confusion)
-
 
 def class_accuracy(confusion: Confusion) -> tuple[float | None, ...]:
     """The share of each class that is answered right; None for a class without images."""

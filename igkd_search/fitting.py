@@ -156,6 +156,17 @@ def _check_finite(losses: list[float], what: str, recipe: spec.Recipe, epoch: in
     )
 
 
+def optimizer_of(recipe: spec.Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that a recipe names, for a model that lies on its device."""
+    return optimizers.build(
+        recipe.optimizer,
+        model,
+        learning_rate=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+
+
 class _State:
     """All that an epoch changes, and so all that a checkpoint holds.
 
@@ -173,13 +184,7 @@ class _State:
         self.model = devices.place(model, device)
         decay = recipe.ema_decay
         self.average = optimizers.Average(self.model, decay) if decay else None
-        self.optimizer = optimizers.build(
-            recipe.optimizer,
-            self.model,
-            learning_rate=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
+        self.optimizer = optimizer_of(recipe, self.model)
         self.batch_size, self.steps = batches_of(recipe, rows)
         self.records: list[EpochRecord] = []
 

@@ -6,7 +6,6 @@ never reaches a trial. A killed build goes on where it stopped.
 """
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -37,8 +36,6 @@ from igkd_search import (
     vault,
 )
 from igkd_search.errors import StudyError
-
-log = logging.getLogger(__name__)
 
 _LATENCY_VERSION = 2  # raise when times are taken otherwise
 

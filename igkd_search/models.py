@@ -133,8 +133,7 @@ def _has_weights(part: nn.Module) -> bool:
 def check_removed_blocks(architecture: Architecture) -> None:
     """Raise StudyError unless there is such a network and at least one block of it is left."""
     name, removed = architecture.network, architecture.removed_blocks
-    # the number of blocks is the same for images of all sizes, and every network takes this one
-    cut = blocks(networks.skeleton(name, 2, architecture.width, 224))
+    cut = _blocks_of(architecture)
     if cut is None and removed != 0:
         raise StudyError(
             f"removed_blocks = {removed}: {name} has no blocks that can be removed; type "
@@ -147,9 +146,14 @@ def check_removed_blocks(architecture: Architecture) -> None:
         )
 
 
+def _blocks_of(architecture: Architecture) -> list[nn.Module] | None:
+    # the number of blocks is the same for images of all sizes, and every network takes this one
+    return blocks(networks.skeleton(architecture.network, 2, architecture.width, 224))
+
+
 def check_blocks(architecture: Architecture) -> None:
     """StudyError unless this network has blocks whose maps can be compared."""
-    if blocks(networks.skeleton(architecture.network, 2, architecture.width, 224)) is None:
+    if _blocks_of(architecture) is None:
         raise StudyError(
             f"trial.attention_weight compares the maps of blocks, but {architecture.network} has "
             "none; type trial.attention_weight = 0"
@@ -175,7 +179,7 @@ def check_student_images(
     architecture: Architecture, classes: int, image_shape: tuple[int, ...]
 ) -> None:
     """StudyError unless this student takes images (3, H, W)."""
-    if blocks(networks.skeleton(architecture.network, 2, architecture.width, 224)) is None:
+    if _blocks_of(architecture) is None:
         check_teacher_images(architecture.network, classes, architecture.width, image_shape)
         return
 
@@ -190,9 +194,8 @@ def _maps_shape(
 ) -> tuple[int, ...]:
     """The shape (2, C, h, w) of what the blocks of a student make of two images."""
     name, side = architecture.network, max(image_shape[1:])
-    cut = blocks(networks.skeleton(name, classes, architecture.width, side))
-    assert cut is not None
-    kept = nn.Sequential(*cut[: len(cut) - architecture.removed_blocks])
+    skeleton = networks.skeleton(name, classes, architecture.width, side)
+    kept = first_blocks(skeleton, architecture.removed_blocks)
     shape = networks.output_shape(kept, image_shape)
     if len(shape) != 4:
         raise StudyError(

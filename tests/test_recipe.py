@@ -262,23 +262,25 @@ def architecture(laboratory: Laboratory) -> None:
     assert other.moved() > 0
 
 
+def parameters(laboratory: Laboratory, field: str, *values: float) -> list[int]:
+    """How many parameters the student has with each of these values of a field."""
+    return [
+        models.count_parameters(laboratory.train(epochs=1, **{field: value}).student)
+        for value in values
+    ]
+
+
 @check
 def removed_blocks(laboratory: Laboratory) -> None:
     """The more blocks are removed the smaller is the student."""
-    sizes = [
-        models.count_parameters(laboratory.train(epochs=1, removed_blocks=count).student)
-        for count in (14, 15, 17)
-    ]
+    sizes = parameters(laboratory, "removed_blocks", 14, 15, 17)
     assert sizes[0] > sizes[1] > sizes[2]
 
 
 @check
 def width(laboratory: Laboratory) -> None:
     """The narrower the smaller."""
-    sizes = [
-        models.count_parameters(laboratory.train(epochs=1, width=value).student)
-        for value in (1.0, 0.5, 0.1)
-    ]
+    sizes = parameters(laboratory, "width", 1.0, 0.5, 0.1)
     assert sizes[0] > sizes[1] > sizes[2]
 
 
