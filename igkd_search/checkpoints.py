@@ -6,6 +6,7 @@ next attempt goes on. A file holds tensors (safetensors) and, as JSON, the recor
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,10 @@ def newest(folder: Path) -> Path | None:
         folder.glob(f"**/{_PATTERN}"), key=lambda path: (epoch_of(path), path.parent.name)
     )
     for path in reversed(found):
-        fault = _fault(path)
+        try:
+            fault = _fault(path)
+        except FileNotFoundError:
+            continue  # its owner has just written a newer one
         if fault is None:
             return path
         # it must not end the run again and again: an older one, or the start, will do
@@ -83,11 +87,46 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
+def take_over(folder: Path, into: Path) -> Path | None:
+    """The newest checkpoint below `folder`, under a name of its own in `into`; or None.
+
+    A late owner of the attempt before may still write, and removes what is older: under its own
+    name the file stays.
+    """
+    while (found := newest(folder)) is not None:
+        mine = into / found.name
+        if mine == found:
+            return found
+        with StorageError.when_writing(into):
+            into.mkdir(parents=True, exist_ok=True)
+        try:
+            _link(found, mine)
+        except FileNotFoundError:
+            continue  # its owner has just written a newer one
+        return mine
+    return None
+
+
+def _link(path: Path, name: Path) -> None:
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without links
+        content = path.read_bytes()
+        with StorageError.when_writing(name):
+            files.replace(name, content)
+
+
 def _fault(path: Path) -> str | None:
     """Why a training cannot go on from this file, or None."""
     try:
         with safe_open(path, framework="pt") as file:
             version = (file.metadata() or {}).get("version")
+    except FileNotFoundError:
+        raise
     except (OSError, SafetensorError) as error:
         return f"not a checkpoint that can be read ({error})"
     if version != str(_VERSION):

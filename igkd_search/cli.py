@@ -81,9 +81,12 @@ def run(
                 question = question_of(study, storage, home, data)
                 base = open_if_there(storage, home)
                 done = base is not None and registry.is_finished(base, question, trials)
+            ended = "budget"
             if not done:
-                base = _search(question, trials, storage, home, device)
+                base, ended = _search(question, trials, storage, home, device)
         assert base is not None
+        if ended != "budget":
+            console.print_note(f"stopped before the budget was spent: {ended}")
         show(results.summary(base, question.name), format, tables.print_summary)
 
 
@@ -264,14 +267,13 @@ def train(
 
 def _search(
     question: spec.Study, trials: int | None, storage: str | None, home: Path, device: str | None
-) -> database.Database:
+) -> tuple[database.Database, str]:
     with console.stage("start", note="loading torch and the data"):
         from igkd_search import launch
 
         data = launch.check(question, home, open_if_there(storage, home), device)
         base = open_storage(storage, home)
-    launch.search(base, question, home, trials, data, device)
-    return base
+    return base, launch.search(base, question, home, trials, data, device)
 
 
 def main() -> None:

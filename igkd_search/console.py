@@ -205,6 +205,11 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(_finite(document), indent=2, ensure_ascii=False) + "\n")
 
 
+def print_note(message: str) -> None:
+    """Print a line for people on standard error, whole however long."""
+    terminal().print(message, markup=False, soft_wrap=True)
+
+
 def print_error(message: str) -> None:
     """Print an error on standard error, in red on a terminal."""
     terminal().print("[red]error:[/red] ", end="")

@@ -20,7 +20,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 
-from igkd_search.errors import StorageError
+from igkd_search.errors import StorageError, StorageLost
+from igkd_search.fenced import FencedStorage
+from igkd_search.patience import Patience, passes, patient
 from igkd_search.schema import (
     ADDED_TO,
     PART_BYTES,
@@ -64,15 +66,29 @@ class Database:
     """An open database; `storage` is for Optuna, `engine` is that same storage's engine."""
 
     url: str = field(repr=False)
-    storage: RDBStorage = field(repr=False)
+    storage: FencedStorage = field(repr=False)
 
     @property
     def engine(self) -> sa.Engine:
         return self.storage.engine
 
+    @property
+    def patience(self) -> Patience:
+        """How long everything here waits while the database is away."""
+        return self.storage.patience
+
+    @property
+    def now(self) -> sa.ColumnElement[float]:
+        """Seconds since 1970 by the clock of the database, the one that all workers share."""
+        if self.engine.dialect.name == "sqlite":
+            return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
+        return sa.literal_column(
+            "CAST(extract(epoch FROM clock_timestamp()) AS double precision)", sa.Float
+        )
+
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """All or nothing; raises StorageError in one line when the database is lost or locked."""
+        """All or nothing; StorageError in one line, StorageLost when it may pass."""
         try:
             with self.engine.begin() as connection:
                 yield connection
@@ -84,6 +100,7 @@ class Database:
         self.storage.remove_session()
         self.engine.dispose()
 
+    @patient
     def write_study(self, name: str, question: dict[str, Any], trials: int) -> None:
         """Insert the study; an existing study of this name stays as it is."""
         created = datetime.now(UTC).isoformat()
@@ -91,6 +108,7 @@ class Database:
         with self.transaction() as connection:
             connection.execute(_INSERT_STUDY, row)
 
+    @patient
     def read_study(self, name: str) -> StudyRow | None:
         """The study of exactly this name (case counts), or None."""
         with self.transaction() as connection:
@@ -104,6 +122,7 @@ class Database:
         """Merge facts into the study's JSON; raises StorageError for an unknown study."""
         self.settle_facts(name, lambda stored: stored | facts)
 
+    @patient
     def settle_facts(
         self, name: str, settle: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> dict[str, Any]:
@@ -120,6 +139,7 @@ class Database:
             connection.execute(sa.update(studies).where(mine).values(facts=json.dumps(settled)))
         return settled
 
+    @patient
     def set_question(self, name: str, question: dict[str, Any]) -> None:
         """Replace the study's question; raises StorageError for an unknown study."""
         change = sa.update(studies).where(studies.c.study_name == name)
@@ -127,11 +147,13 @@ class Database:
             if connection.execute(change.values(question=json.dumps(question))).rowcount != 1:
                 raise unknown_study(self.url, name)
 
+    @patient
     def study_names(self) -> list[str]:
         """Names of all studies, sorted."""
         with self.transaction() as connection:
             return sorted(connection.scalars(sa.select(studies.c.study_name)))
 
+    @patient
     def keep_file(self, study: str, name: str, content: bytes) -> str:
         """Keep a file of a study, unless one of this name is kept; the sha256 of the kept one.
 
@@ -149,6 +171,7 @@ class Database:
             mine = (files.c.study_name == study) & (files.c.name == name)
             return str(connection.scalar(sa.select(files.c.sha256).where(mine)))
 
+    @patient
     def read_file(self, study: str, name: str) -> bytes | None:
         """A file that was kept, or None; StorageError when it is damaged."""
         mine = (files.c.study_name == study) & (files.c.name == name)
@@ -168,6 +191,7 @@ class Database:
             )
         return content
 
+    @patient
     def file_digests(self, study: str) -> dict[str, str]:
         """Name -> sha256 of every file that is kept for a study."""
         with self.transaction() as connection:
@@ -177,13 +201,27 @@ class Database:
             return {row.name: row.sha256 for row in connection.execute(found)}
 
 
-def connect(url: str, *, read_only: bool = False) -> Database:
+def connect(
+    url: str,
+    *,
+    read_only: bool = False,
+    wait: bool = False,
+    patience: Patience | None = None,
+) -> Database:
     """Open the database at `url`, creating folder, file and tables unless `read_only`.
 
     A read-only database never waits for a writer and cannot write. One that an older igkd-search
-    made is brought up to date, unless `read_only`. Raises StorageError for a URL of another kind,
-    a place that cannot be used, a missing database (read-only) or another schema.
+    made is brought up to date, unless `read_only`. `wait` has a server that does not answer waited
+    for, with the `patience` that all later operations have too. Raises StorageError for a URL of
+    another kind, a place that cannot be used, a missing database (read-only) or another schema.
     """
+    patience = patience or Patience(0 if read_only else None)
+    if wait:
+        return patience(lambda: _connect(url, read_only, patience))
+    return _connect(url, read_only, patience)
+
+
+def _connect(url: str, read_only: bool, patience: Patience) -> Database:
     file, options = _file(url), _engine_options(url)
     try:
         if file is not None and not read_only:
@@ -201,7 +239,10 @@ def connect(url: str, *, read_only: bool = False) -> Database:
                 f"the database at {masked(url)} has igkd schema {version}, this igkd-search reads"
                 f" schema {SCHEMA_VERSION}: use the igkd-search that wrote it, or another --storage"
             )
-        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
+        with patience.once():
+            storage = FencedStorage(
+                url, engine_kwargs=options, skip_table_creation=True, patience=patience
+            )
     except (sa.exc.SQLAlchemyError, StorageInternalError, OSError, RuntimeError) as error:
         raise _unreachable(url, error) from error
     _tune(storage.engine, read_only)
@@ -238,7 +279,8 @@ def _no_database(place: str) -> StorageError:
 def _unreachable(url: str, error: BaseException) -> StorageError:
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()
-    return StorageError(f"cannot use the database at {masked(url)}: {' '.join(reason[:1])}")
+    kind = StorageLost if passes(error) else StorageError
+    return kind(f"cannot use the database at {masked(url)}: {' '.join(reason[:1])}")
 
 
 def _file(url: str) -> Path | None:

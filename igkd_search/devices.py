@@ -36,6 +36,13 @@ def choose(asked: str | None = None) -> torch.device:
         raise StudyError(f"{where} = {name}: {reason}; allowed: {ALLOWED}") from error
 
 
+def uuid_of(device: torch.device) -> str | None:
+    """The identity of a GPU, the same in every process and under every numbering; else None."""
+    if device.type != "cuda":
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
 def use_threads(image_shape: tuple[int, int, int], workers: int = 1) -> int:
     """Set torch's CPU threads for images (C, H, W) and return how many: cores / workers.
 

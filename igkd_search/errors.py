@@ -5,6 +5,7 @@
     ├── DataError        a data source is missing, misshapen or mislabelled
     ├── MaterialError    a teacher, bank or latency table cannot be built, read or trusted
     ├── StorageError     the home folder or the database cannot be reached, read or written
+    │   ├── StorageLost  the database is away just now, and worth waiting for
     │   └── LeaseLost    another worker owns this slot now; whatever this one still holds is void
     └── TrialError       one trial failed; carries the cause, and the search goes on
 
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, Self
 
-Cause = Literal["diverged", "out_of_memory", "bug"]
+Cause = Literal["diverged", "out_of_memory", "bug", "lost"]
 
 
 class IgkdError(Exception):
@@ -54,6 +55,10 @@ class StorageError(IgkdError):
             yield
         except OSError as error:
             raise cls.of_writing(place, error) from error
+
+
+class StorageLost(StorageError):
+    """The database is away just now: a restart, a dropped connection, a lock that is held."""
 
 
 class LeaseLost(StorageError):

@@ -7,7 +7,7 @@ is yielded, so that a run stopped anywhere and resumed yields the records of one
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -75,14 +75,16 @@ def fit(
     save_to: Path | None = None,
     resume_from: Path | None = None,
     checkpoint_every: int = 1,
+    leaving: Callable[[], bool] = lambda: False,
     notes: Mapping[str, str] | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `model` in place; yield one record an epoch and leave the validated weights in it.
 
     `save_to` is the folder of this run's checkpoints, `resume_from` a checkpoint of this or an
-    earlier one: its records are yielded again, then training goes on. `notes` is what checkpoints
-    say beside the records. When the iterator ends, the model holds the EMA weights if EMA is on.
-    TrialError `diverged` when a loss is not finite.
+    earlier one: its records are yielded again, then training goes on. While `leaving()` each epoch
+    is saved, whatever `checkpoint_every` says. `notes` is what checkpoints say beside the records.
+    When the iterator ends, the model holds the EMA weights if EMA is on. TrialError `diverged`
+    when a loss is not finite.
     """
     state = _State(model, recipe, task.rows, seed, device)
     if resume_from is not None:
@@ -91,7 +93,8 @@ def fit(
     for epoch in range(len(state.records) + 1, recipe.epochs + 1):
         record = _run_epoch(state, task, epoch)
         state.records.append(record)
-        if save_to is not None and (epoch % checkpoint_every == 0 or epoch == recipe.epochs):
+        due = epoch % checkpoint_every == 0 or epoch == recipe.epochs or leaving()
+        if save_to is not None and due:
             state.write(checkpoints.path_of(save_to, epoch), notes or {})
         yield record
     model.load_state_dict(state.validated.state_dict())

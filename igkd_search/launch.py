@@ -1,8 +1,10 @@
-"""Start a search: prepare its materials, bring it into the database, run workers."""
+"""Start a search: prepare its materials, bring it into the database, run a worker of it."""
 
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,19 @@ from igkd_search import (
     database,
     datasets,
     devices,
+    draining,
     keeper,
     materials,
     models,
     registry,
+    searches,
     spec,
     training,
     users,
     worker,
+    workers,
 )
+from igkd_search.errors import StudyError
 
 
 def check(
@@ -54,34 +60,104 @@ def search(
     trials: int | None = None,
     data: datasets.Dataset | None = None,
     device: str | None = None,
-) -> None:
-    """Prepare what is missing, then run one worker in this process until the budget is spent."""
-    began = time.monotonic()
-    chosen = devices.choose(device)
-    try:
+    drain: draining.Drain | None = None,
+) -> str:
+    """Prepare what is missing, then run one worker in this process until the budget is spent.
+
+    Returns why it ended: "budget", or in words who or what had it end before.
+    """
+    stops = searches.read(base, study.name).stops
+    with _spending(base, study.name):
         shared = prepare(base, study, home, trials, data, device)
-        stock = training.Stock.of(shared, study, chosen, planned_epochs=_planned(base, study))
+    return work(base, study, home, shared, device, drain, stops)
 
-        def train(
-            config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
-        ) -> Iterator[training.EpochResult]:
-            return training.train(
-                config,
-                stock,
-                seed,
-                save_to=save_to,
-                resume_from=resume_from,
-                checkpoint_every=study.search.checkpoint_every,
-            )
 
-        told = describe(study, shared, str(chosen))
+def join(
+    base: database.Database,
+    study: spec.Study,
+    home: Path,
+    device: str | None = None,
+    drain: draining.Drain | None = None,
+    stops: int | None = None,
+) -> str:
+    """Work as one more worker of a study that has begun, wherever that was; as `search`.
 
-        def attributes(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
-            return {**told(config), "step": stock.steps.kind}
+    Its materials are found under `home`, or built here from the teacher in the database. The
+    budget is not touched. `stops` is how often the study had been asked to stop when this worker
+    was wanted, by default now. StudyError when the study has not begun.
+    """
+    if base.read_study(study.name) is None:
+        raise StudyError(
+            f"study '{study.name}' has not begun: type 'igkd run {study.name}' once, or 'igkd "
+            f"prepare {study.name}', with the same --storage"
+        )
+    stops = searches.read(base, study.name).stops if stops is None else stops
+    with _spending(base, study.name):
+        shared = prepare(base, study, home, device=device, register=False)
+    return work(base, study, home, shared, device, drain, stops)
 
-        worker.Worker(study, base, home / "checkpoints", train, attributes).run()
-    finally:
-        spend(base, study.name, time.monotonic() - began)
+
+def work(
+    base: database.Database,
+    study: spec.Study,
+    home: Path,
+    shared: materials.Materials,
+    device: str | None = None,
+    drain: draining.Drain | None = None,
+    stops: int | None = None,
+) -> str:
+    """Run one worker in this process on materials that are there; as `search`."""
+    drain = drain or draining.Drain()
+    with drain.on_signals():
+        return hire(base, study, home, shared, device, drain, stops).run()
+
+
+def hire(
+    base: database.Database,
+    study: spec.Study,
+    home: Path,
+    shared: materials.Materials,
+    device: str | None,
+    drain: draining.Drain,
+    stops: int | None = None,
+) -> worker.Worker:
+    """One worker for a study whose materials are there."""
+    chosen = devices.choose(device)
+    stock = training.Stock.of(shared, study, chosen, planned_epochs=_planned(base, study))
+
+    def train(
+        config: spec.TrialConfig, seed: int, save_to: Path, resume_from: Path | None
+    ) -> Iterator[training.EpochResult]:
+        return training.train(
+            config,
+            stock,
+            seed,
+            save_to=save_to,
+            resume_from=resume_from,
+            checkpoint_every=study.search.checkpoint_every,
+            leaving=drain.asked.is_set,
+        )
+
+    told = describe(study, shared, str(chosen))
+
+    def attributes(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
+        return {**told(config), "step": stock.steps.kind}
+
+    return worker.Worker(
+        study,
+        base,
+        home / "checkpoints",
+        train,
+        attributes,
+        drain=drain,
+        machine=_machine(chosen),
+        stops=stops,
+    )
+
+
+def _machine(device: torch.device) -> workers.Machine:
+    versions = {name: metadata.version(name) for name in ("igkd-search", "torch", "optuna")}
+    return workers.Machine(str(device), devices.uuid_of(device), versions)
 
 
 def _planned(base: database.Database, study: spec.Study) -> int:
@@ -97,9 +173,11 @@ def prepare(
     trials: int | None = None,
     data: datasets.Dataset | None = None,
     device: str | None = None,
+    register: bool = True,
 ) -> materials.Materials:
     """Build the materials, then write the study and what they are into the database.
 
+    Without `register` the study and its budget are there already, and stay as they are.
     StudyError when the question or the materials are others than when the study began. The study is
     written after its materials, so that a file whose teacher fails can still be changed; only the
     teacher's weights are kept before the banks are built from them.
@@ -107,7 +185,7 @@ def prepare(
     chosen = devices.choose(device)
     # until the study names its entries in the database, nobody may prune them
     with users.using(home / "vault"):
-        return _prepare(base, study, home, trials, data, chosen)
+        return _prepare(base, study, home, trials, data, chosen, register)
 
 
 def _prepare(
@@ -117,6 +195,7 @@ def _prepare(
     trials: int | None,
     data: datasets.Dataset | None,
     device: torch.device,
+    register: bool,
 ) -> materials.Materials:
     registry.check_question(base, study)
     before = base.read_study(study.name)
@@ -128,7 +207,8 @@ def _prepare(
     begun = _as_begun(study, facts)
     measured = _latency_of(facts)
     shared = materials.prepare(begun, home, device, data, kept_at, measured)
-    registry.register(base, study, trials)
+    if register:
+        registry.register(base, study, trials)
     settled = base.settle_facts(study.name, lambda stored: _settled(study, home, shared, stored))
     return dataclasses.replace(shared, latency=_latency_of(settled))
 
@@ -182,8 +262,17 @@ def describe(study: spec.Study, shared: materials.Materials, device: str) -> wor
     return of
 
 
-def spend(base: database.Database, name: str, seconds: float) -> None:
-    """Add wall-clock seconds to what a study has taken so far."""
-    record = base.read_study(name)
-    if record is not None:
-        base.update_facts(name, seconds=round(record.facts.get("seconds", 0.0) + seconds, 1))
+@contextmanager
+def _spending(base: database.Database, name: str) -> Iterator[None]:
+    """Add the wall-clock seconds of the body to what the preparation of a study has taken."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        if base.read_study(name) is not None:
+            seconds = time.monotonic() - began
+
+            def added(facts: dict[str, Any]) -> dict[str, Any]:
+                return facts | {"seconds": round(facts.get("seconds", 0.0) + seconds, 1)}
+
+            base.settle_facts(name, added)

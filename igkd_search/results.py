@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import database, slots
+from igkd_search import database, searches, slots
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def summary(base: database.Database, name: str) -> dict[str, Any]:
             "trained": sum(row.epochs for row in found),
             "without_pruning": len(found) * record.question["trial"]["epochs"],
         },
-        "seconds": facts.get("seconds"),
+        "seconds": facts.get("seconds", 0.0) + searches.read(base, name).seconds,
         "rows": facts.get("rows"),
         "machine": facts.get("machine"),
         "best": None,

@@ -6,38 +6,23 @@ Wall clocks are never compared. Every write of an owner names its attempt, so a 
 nothing (fencing).
 """
 
-import os
-import socket
 import time
-import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import psutil
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from igkd_search.database import Database, unknown_study
 from igkd_search.errors import LeaseLost, StorageError
-from igkd_search.schema import slots, studies
+from igkd_search.identities import Identity, this_process
+from igkd_search.patience import Patience, patient
+from igkd_search.schema import attempts, slots, studies
 
-_HIDDEN = "hidden"
 _NOBODY = dict.fromkeys(("owner", "host", "pid", "process_started", "boot_id"))
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who claims: a worker (`owner`, unique) and its process, told apart from reused pids."""
-
-    host: str
-    pid: int
-    process_started: str
-    boot_id: str
-    owner: str
 
 
 @dataclass(frozen=True)
@@ -48,6 +33,8 @@ class Claim:
     slot: int
     attempt: int
     owner: str
+    deaths: int = 0
+    """How many attempts before ended with their worker's death; releases do not count."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,23 @@ class SlotRow:
     outcome: str | None
 
 
+@dataclass(frozen=True)
+class AttemptRow:
+    """One attempt as stored; times are seconds since 1970 by the database's clock.
+
+    end is None while it lasts, then done, released, died, or forgiven: a death before a retry.
+    """
+
+    slot: int
+    attempt: int
+    worker: str
+    host: str
+    pid: int
+    started: float
+    ended: float | None
+    end: str | None
+
+
 class Slots:
     """One worker's hold on the budget of one study; several claims at once are fine.
 
@@ -100,6 +104,12 @@ class Slots:
         # The pool mends a broken connection silently; what was seen before it proves nothing.
         event.listen(database.engine, "invalidate", lambda *_: self.forget_observations())
 
+    @property
+    def patience(self) -> Patience:
+        """How long all of this waits while the database is away."""
+        return self.database.patience
+
+    @patient
     def set_budget(self, trials: int) -> None:
         """Have rows 0..trials-1; rows beyond that which were never claimed are taken away."""
         assert trials >= 0, trials
@@ -118,11 +128,15 @@ class Slots:
             if missing:
                 connection.execute(sa.insert(slots), missing)
 
-    def claim(self) -> Claim | None:
-        """The lowest open slot, else one whose owner is dead, else None (all done or all alive)."""
+    @patient
+    def claim(self, fresh: bool = True) -> Claim | None:
+        """The lowest open slot, else one whose owner is dead, else None (all done or all alive).
+
+        Without `fresh` only what has begun already is claimed.
+        """
         try:
             with self.database.transaction() as connection:
-                return self._claim_open(connection) or self._adopt(connection)
+                return self._claim_open(connection, fresh) or self._adopt(connection)
         except StorageError:
             self.forget_observations()
             raise
@@ -131,14 +145,32 @@ class Slots:
         """Start all observing anew: an outage stopped the counters of healthy owners too."""
         self._seen = {}
 
+    @contextmanager
+    def fenced(self, claim: Claim) -> Iterator[None]:
+        """Within, Optuna's writes of this thread are committed only while the lease holds.
+
+        Each proves and renews it in its own transaction; LeaseLost comes out of the one that fails.
+        """
+
+        def prove(session: Session) -> None:
+            change = self._change(claim).values(counter=slots.c.counter + 1)
+            if session.connection().execute(change).rowcount != 1:
+                raise _lost(claim)
+
+        with self.database.storage.guarded(prove):
+            yield
+
+    @patient
     def renew(self, claim: Claim) -> None:
         """Show that the owner lives; raises LeaseLost when another worker has the slot."""
         self._write(claim, counter=slots.c.counter + 1)
 
+    @patient
     def record_trial(self, claim: Claim, trial_number: int) -> None:
         """Note which Optuna trial works this slot off; raises LeaseLost."""
         self._write(claim, trial_number=trial_number)
 
+    @patient
     def finish(self, claim: Claim, outcome: str) -> None:
         """Close the slot: 'complete', 'pruned' or 'failed:<cause>'; raises LeaseLost.
 
@@ -146,13 +178,28 @@ class Slots:
         """
         assert outcome in ("complete", "pruned") or outcome.startswith("failed:"), outcome
         said = sa.and_(slots.c.state == "done", slots.c.outcome == outcome)
-        self._write(claim, said, state="done", outcome=outcome)
+        self._write(claim, said, "done", state="done", outcome=outcome)
 
+    @patient
     def release(self, claim: Claim) -> None:
         """Give the slot back for anyone to continue; silent when it is another's already."""
         with suppress(LeaseLost):
-            self._write(claim, state="open", **_NOBODY)
+            self._write(claim, None, "released", state="open", **_NOBODY)
 
+    @patient
+    def reopen(self, slot: int) -> bool:
+        """Have a finished slot worked off again, its deaths forgiven; False when it is not done."""
+        mine = (self._mine, slots.c.slot == slot)
+        reopened = {"state": "open", "outcome": None, "trial_number": None, **_NOBODY}
+        deaths = sa.update(attempts).where(*self._attempts_of(slot), attempts.c.end == "died")
+        with self.database.transaction() as connection:
+            change = sa.update(slots).where(*mine, slots.c.state == "done").values(**reopened)
+            if connection.execute(change).rowcount != 1:
+                return False
+            connection.execute(deaths.values(end="forgiven"))
+            return True
+
+    @patient
     def counts(self) -> Counts:
         """The size of the budget and its progress."""
         query = sa.select(slots.c.state, sa.func.count()).where(self._mine)
@@ -162,6 +209,7 @@ class Slots:
         open_, leased, done = (found.get(state, 0) for state in ("open", "leased", "done"))
         return Counts(open_ + leased + done, open_, leased, done)
 
+    @patient
     def rows(self) -> list[SlotRow]:
         """All slots of the study in order."""
         columns = [slots.c[name] for name in SlotRow.__dataclass_fields__]
@@ -169,8 +217,21 @@ class Slots:
             query = sa.select(*columns).where(self._mine).order_by(slots.c.slot)
             return [SlotRow(*row) for row in connection.execute(query)]
 
-    def _claim_open(self, connection: sa.Connection) -> Claim | None:
+    @patient
+    def attempts(self) -> list[AttemptRow]:
+        """Every attempt at every slot, in order; none of a study that an older igkd-search ran."""
+        columns = [attempts.c[name] for name in AttemptRow.__dataclass_fields__]
+        query = sa.select(*columns).where(attempts.c.study_name == self.study_name)
+        query = query.order_by(attempts.c.slot, attempts.c.attempt)
+        with self.database.transaction() as connection:
+            if not sa.inspect(connection).has_table(attempts.name):
+                return []
+            return [AttemptRow(*row) for row in connection.execute(query)]
+
+    def _claim_open(self, connection: sa.Connection, fresh: bool) -> Claim | None:
         lowest = sa.select(slots).where(self._mine, slots.c.state == "open")
+        if not fresh:
+            lowest = lowest.where(slots.c.attempt > 0)
         lowest = lowest.order_by(slots.c.slot).limit(1).with_for_update(skip_locked=True)
         row = connection.execute(lowest).first()
         return self._take(connection, row) if row else None
@@ -201,70 +262,56 @@ class Slots:
         change = change.values(attempt=row.attempt + 1, counter=row.counter + 1, **owned)
         if connection.execute(change).rowcount != 1:
             return None
-        return Claim(self.study_name, row.slot, row.attempt + 1, self.identity.owner)
+        of_slot, now = self._attempts_of(row.slot), self.database.now
+        last = sa.update(attempts).where(*of_slot, attempts.c.end.is_(None))
+        connection.execute(last.values(ended=now, end="died"))
+        begun = sa.insert(attempts).values(
+            study_name=self.study_name,
+            slot=row.slot,
+            attempt=row.attempt + 1,
+            worker=self.identity.owner,
+            host=self.identity.host,
+            pid=self.identity.pid,
+            started=now,
+        )
+        connection.execute(begun)
+        died = sa.select(sa.func.count()).where(*of_slot, attempts.c.end == "died")
+        deaths = connection.scalar(died)
+        return Claim(self.study_name, row.slot, row.attempt + 1, self.identity.owner, deaths or 0)
+
+    def _attempts_of(self, slot: int) -> tuple[Any, Any]:
+        return attempts.c.study_name == self.study_name, attempts.c.slot == slot
 
     def _died_here(self, row: Any) -> bool:
-        if (row.host, row.boot_id) != (self.identity.host, self.identity.boot_id):
-            return False
-        return process_start(row.pid) not in (row.process_started, _HIDDEN)
+        return self.identity.died_here(row.host, row.boot_id, row.pid, row.process_started)
 
-    def _write(self, claim: Claim, otherwise: Any = None, **values: Any) -> None:
+    def _change(self, claim: Claim, otherwise: Any = None) -> sa.Update:
+        """An update of the slot for as long as the claim is good, or `otherwise` holds."""
         allowed = slots.c.state == "leased"
         if otherwise is not None:
             allowed = sa.or_(allowed, otherwise)
-        change = sa.update(slots).where(
+        return sa.update(slots).where(
             self._mine,
             slots.c.slot == claim.slot,
             slots.c.owner == claim.owner,
             slots.c.attempt == claim.attempt,
             allowed,
         )
+
+    def _write(
+        self, claim: Claim, otherwise: Any = None, end: str | None = None, **values: Any
+    ) -> None:
         with self.database.transaction() as connection:
-            if connection.execute(change.values(**values)).rowcount != 1:
-                raise LeaseLost(
-                    f"slot {claim.slot} of study {claim.study_name!r}: attempt {claim.attempt} is"
-                    " over, another worker continues it or has finished it; this one writes no more"
-                )
+            if connection.execute(self._change(claim, otherwise).values(**values)).rowcount != 1:
+                raise _lost(claim)
+            if end is not None:
+                mine = (*self._attempts_of(claim.slot), attempts.c.attempt == claim.attempt)
+                ended = sa.update(attempts).where(*mine, attempts.c.end.is_(None))
+                connection.execute(ended.values(ended=self.database.now, end=end))
 
 
-def this_process() -> Identity:
-    """A new worker in this process."""
-    started = process_start(os.getpid())
-    assert started is not None
-    return Identity(socket.gethostname(), os.getpid(), started, _boot_id(), uuid.uuid4().hex)
-
-
-def process_start(pid: int) -> str | None:
-    """When this process started, for comparison only; None when no such process is at work."""
-    try:
-        if not psutil.LINUX:
-            process = psutil.Process(pid)
-            return None if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
-        # Ticks since boot: psutil's start time moves when the wall clock is set.
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else fields[18]
-    except psutil.NoSuchProcess:
-        return None
-    except psutil.AccessDenied:
-        return _HIDDEN
-    except (FileNotFoundError, ProcessLookupError):
-        return _HIDDEN if _answers(pid) else None
-
-
-def _answers(pid: int) -> bool:
-    """Whether the kernel knows the process; on shared hosts /proc may hide other users' ones."""
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
-
-
-@cache
-def _boot_id() -> str:
-    """This boot of this kernel and, in containers, whose pids are meant."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return repr(psutil.boot_time())
+def _lost(claim: Claim) -> LeaseLost:
+    return LeaseLost(
+        f"slot {claim.slot} of study {claim.study_name!r}: attempt {claim.attempt} is over, another"
+        " worker continues it or has finished it; this one writes no more"
+    )

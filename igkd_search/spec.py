@@ -325,6 +325,12 @@ class Search(Closed):
     seed: int = Field(0, ge=0)
     checkpoint_every: int = Field(1, ge=1)
     """Epochs between two checkpoints of a trial, which are the most that a kill costs."""
+    hours: float | None = Field(None, gt=0)
+    """Wall-clock budget: once workers have searched for so long, nothing fresh is begun."""
+    patience: int | None = Field(None, ge=1)
+    """Begin nothing fresh once so many trials in a row have brought none that is better."""
+    max_attempts: int = Field(5, ge=1)
+    """Attempts that end with their worker's death before a trial is given up as lost."""
     space: dict[Annotated[str, AfterValidator(_check_searchable)], Range] = Field(min_length=1)
     """TrialConfig field -> what it may be."""
     start: list[dict[str, bool | int | float | str]] = []
@@ -411,7 +417,7 @@ class Run(Closed):
     def question(self) -> dict[str, Any]:
         """What is asked, as plain JSON: not budget, checkpoints, file places and provenance."""
         plain = self.model_dump(mode="json", exclude={"provenance"})
-        for name in ("trials", "checkpoint_every"):
+        for name in ("trials", "checkpoint_every", "hours", "patience", "max_attempts"):
             plain.get("search", {}).pop(name, None)
         del plain["data"]["path"], plain["teacher"]["checkpoint"]
         return plain

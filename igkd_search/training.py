@@ -5,7 +5,7 @@ very views that were drawn, from the bank or from the live teacher. What is diff
 one pure function, `lessons.learn`, which may be compiled.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,12 +254,14 @@ def train(
     save_to: Path | None = None,
     resume_from: Path | None = None,
     checkpoint_every: int = 1,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult]:
     """Train the student of one trial; yield a result an epoch, those of a checkpoint first.
 
     `student`, by default a fresh one of `build`, holds the validated weights when the iterator
-    ends; `rows` are by default the fit rows. The step is that of a checkpoint where it can be.
-    TrialError: `diverged` (a loss is not finite) or `out_of_memory`.
+    ends; `rows` are by default the fit rows. While `leaving()` each epoch is saved. The step is
+    that of a checkpoint where it can be. TrialError: `diverged` (a loss is not finite) or
+    `out_of_memory`.
     """
     stock.steps.kind = "eager"  # what a trial is that fails before its first step
     before = None if resume_from is None else checkpoints.read_plain(resume_from).get("step")
@@ -278,6 +280,7 @@ def train(
                 save_to=save_to,
                 resume_from=resume_from,
                 checkpoint_every=checkpoint_every,
+                leaving=leaving,
                 notes={"step": step.kind},
             )
         return

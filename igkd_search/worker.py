@@ -13,15 +13,29 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import checkpoints, console, database, evaluation, fitting, slots, space, spec
-from igkd_search.errors import IgkdError, LeaseLost, StorageError, TrialError
+from igkd_search import (
+    checkpoints,
+    console,
+    database,
+    draining,
+    evaluation,
+    fitting,
+    queued,
+    slots,
+    space,
+    spec,
+    stopping,
+    workers,
+)
+from igkd_search.errors import IgkdError, LeaseLost, StorageError, StorageLost, TrialError
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +46,22 @@ Describe = Callable[[spec.TrialConfig], Mapping[str, Attribute]]
 """configuration -> the plain attributes that its trial carries (latency, parameters, ...).
 
 Asked when the trial has been trained, so that it may say how."""
+POINTS = (
+    "claimed",
+    "enqueued",
+    "running",
+    "recorded",
+    "asked",
+    "epoch",
+    "reported",
+    "attached",
+    "told",
+    "cleaned",
+    "finished",
+)
+"""The places between two writes, in order; a death at any of them heals."""
+_BEAT_SECONDS = 1.0  # between two signs of life in quick epochs
+_IDLE_SECONDS = 10.0  # while others hold what is left
 
 
 @dataclass(frozen=True)
@@ -39,13 +69,39 @@ class _End:
     """How a trial ends: what it is told with, and what is kept of it."""
 
     state: TrialState
-    value: float | None
+    values: list[float] | None
     attributes: Mapping[str, Attribute]
     confusion: evaluation.Confusion | None = None
 
 
+@dataclass
+class _Owed:
+    """What a trial has shown and the database has not been told yet, because it was away."""
+
+    trial: optuna.Trial
+    reported: set[int]
+    accuracies: dict[int, float] = field(default_factory=dict)
+
+    def add(self, record: fitting.EpochRecord) -> None:
+        """Owe an epoch, unless it was reported once; of several objectives none can be."""
+        if record.epoch not in self.reported and len(self.trial.study.directions) == 1:
+            self.accuracies[record.epoch] = record.accuracy
+
+    def pay(self) -> None:
+        """Report what is owed, in order; what fails stays owed."""
+        for epoch, accuracy in sorted(self.accuracies.items()):
+            self.trial.report(accuracy, epoch)
+            self.reported.add(epoch)
+            del self.accuracies[epoch]
+
+
 class Worker:
-    """Runs trials of one study until its budget is spent; several may run anywhere at once."""
+    """Runs trials of one study until its budget is spent; several may run anywhere at once.
+
+    `drain` is how it is asked to leave, `machine` what the register says of it, `stops` how often
+    the study had been asked to stop when this worker was wanted, by default when it comes.
+    `reached` is called with each name of POINTS.
+    """
 
     def __init__(
         self,
@@ -55,6 +111,11 @@ class Worker:
         train: Train,
         describe: Describe,
         table: slots.Slots | None = None,
+        *,
+        drain: draining.Drain | None = None,
+        machine: workers.Machine | None = None,
+        stops: int | None = None,
+        reached: Callable[[str], None] = lambda point: None,
     ) -> None:
         self.study = study
         record = base.read_study(study.name)
@@ -67,29 +128,71 @@ class Worker:
         self.base = base
         self.storage = base.storage
         self.slots = table or slots.Slots(base, study.name)
+        self.drain = drain or draining.Drain()
+        self.reached = reached
         self.optuna_study = optuna.load_study(
             study_name=study.name, storage=base.storage, pruner=space.pruner(study)
         )
+        machine = machine or workers.Machine("unknown", None, {})
+        self.register = workers.Register(base, study.name, self.slots.identity, machine)
+        self._stops = stops
+        self._joined = False
+        self._last_beat = float("-inf")
+        self._away = False
 
-    def run(self, poll_seconds: float = 2.0) -> None:
-        """Claim and run trials until none is open; wait for those of others to end or die."""
+    def run(self, poll_seconds: float = 2.0) -> str:
+        """Claim and run trials until none is open; wait for those of others to end or die.
+
+        Returns why it ended: "budget", or in words who or what had it end before.
+        """
         with console.stage("trials", self.slots.counts().total, "trials") as stage:
-            while True:
-                counts = self.slots.counts()
-                stage.total = counts.total
-                stage.advance(counts.done - stage.done, self._best_so_far())
-                claim = self.slots.claim()
-                if claim is not None:
-                    self.run_claim(claim, stage)
-                elif counts.done < counts.total:
-                    time.sleep(poll_seconds)  # others hold what is left, and may die
-                else:
-                    break
+            self._join()
+            try:
+                return self._work(stage, poll_seconds)
+            except draining.Leaving as interruption:
+                return f"{self.drain.reason or 'interrupted'}: {interruption}"
+            except StorageLost:
+                if not self.drain.asked.is_set():
+                    raise
+                log.warning("left while the database is away: its slot is adopted")
+                return self.drain.reason
+            finally:
+                self._leave()
+
+    def run_one(self, stage: console.Stage | None = None) -> bool:
+        """Claim one slot and bring its trial to its end; False when there is none to claim."""
+        self._beat(_BEAT_SECONDS)
+        enough = stopping.reason(self.base, self.study, self.optuna_study)
+        claim = self.slots.claim(fresh=enough is None)
+        if claim is None:
+            return False
+        self.run_claim(claim, stage)
+        return True
+
+    def _work(self, stage: console.Stage, poll_seconds: float) -> str:
+        while not self.drain.asked.is_set():
+            counts = self.slots.counts()
+            stage.total = counts.total
+            stage.advance(counts.done - stage.done, self._best_so_far())
+            if self.run_one(stage) or self.drain.asked.is_set():
+                continue
+            if counts.done >= counts.total:
+                return "budget"
+            enough = stopping.reason(self.base, self.study, self.optuna_study)
+            if enough and not self.slots.counts().leased:
+                log.info("%s", enough)
+                return enough
+            # others hold what is left, and may die
+            self.register.say(state="waiting", slot=None, trial_number=None, epoch=None)
+            self._beat(_IDLE_SECONDS)
+            self.drain.asked.wait(poll_seconds)
+        return self.drain.reason
 
     def run_claim(self, claim: slots.Claim, stage: console.Stage | None = None) -> None:
         """Bring the trial of one claimed slot to its end; a lost lease ends it without a write."""
         try:
-            with self._kept(claim):
+            self.reached("claimed")
+            with self._kept(claim), self.slots.fenced(claim):
                 trial = self._trial_of(claim)
                 if trial is not None:
                     self._finish(claim, trial, stage)
@@ -112,50 +215,72 @@ class Worker:
             self.slots.finish(claim, _outcome(found))
             return None
         if found is None:
-            start = self.study.search.start
-            fixed = start[claim.slot] if claim.slot < len(start) else {}
-            self.slots.renew(claim)  # a worker that stalled here would make a second trial
-            self.optuna_study.enqueue_trial(dict(fixed), user_attrs={"slot": claim.slot})
+            fixed, by = self._fixed(claim.slot)
+            # the fence holds here too: a worker that stalled makes no second trial
+            self.optuna_study.enqueue_trial(fixed, user_attrs={"slot": claim.slot, **by})
+            self.reached("enqueued")
             found = self._find(claim.slot)
             assert found is not None
         self.optuna_study.sampler = space.sampler(self.study, claim.slot, claim.attempt)
         if found.state == TrialState.WAITING:
             self.storage.set_trial_state_values(found._trial_id, TrialState.RUNNING)
+            self.reached("running")
         trial = optuna.Trial(self.optuna_study, found._trial_id)
         self.slots.record_trial(claim, trial.number)
+        self.reached("recorded")
         return trial
 
+    def _fixed(self, slot: int) -> tuple[dict[str, Any], dict[str, str]]:
+        """The parameters that are given to the trial of a slot, and by whom it is proposed then."""
+        start = self.study.search.start
+        if slot < len(start):
+            return dict(start[slot]), {"proposed_by": "start"}
+        point = queued.take(self.base, self.study.name, slot)
+        return ({}, {}) if point is None else (point, {"proposed_by": "queue"})
+
     def _find(self, slot: int) -> FrozenTrial | None:
+        """The trial of a slot: the first that was made for it, or the last retry of that one."""
         trials = self.optuna_study.get_trials(deepcopy=False)
-        return next((t for t in trials if t.user_attrs.get("slot") == slot), None)
+        mine = [t for t in trials if t.user_attrs.get("slot") == slot]
+        found = next((t for t in mine if "retry_of" not in t.user_attrs), None)
+        while found is not None:
+            number = found.number
+            again = next((t for t in mine if t.user_attrs.get("retry_of") == number), None)
+            if again is None:
+                return found
+            found = again
+        return None
 
     def _finish(self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None) -> None:
         config = self._configure(claim, trial)
+        self.reached("asked")
         end = self._end_of(claim, trial, config, stage)
-        self.slots.renew(claim)
-        kept = self._keep_confusion(trial, end.confusion)
+        kept = self._keep_confusion(claim, trial, end.confusion)
         for name, attribute in {**end.attributes, **kept}.items():
             trial.set_user_attr(name, attribute)
-        self.optuna_study.tell(trial, end.value, end.state)
+        self.reached("attached")
+        self.optuna_study.tell(trial, end.values, end.state)
+        self.reached("told")
         cause = end.attributes.get("cause")
         # before the slot is closed, or nobody would come back to remove it after a crash
         shutil.rmtree(self._folder(trial), ignore_errors=True)
+        self.reached("cleaned")
         self.slots.finish(claim, f"failed:{cause}" if cause else end.state.name.lower())
         _log_end(trial, end)
+        self.reached("finished")
 
     def _configure(self, claim: slots.Claim, trial: optuna.Trial) -> spec.TrialConfig:
         config = space.suggest(trial, self.study)
         if claim.attempt == 1 or "seed" not in trial.user_attrs:
-            fixed = claim.slot < len(self.study.search.start)
             modelled = self.study.search.sampler in space.MODELS and trial.relative_params
-            by = "start" if fixed else "model" if modelled else "chance"
-            trial.set_user_attr("proposed_by", by)
+            if "proposed_by" not in trial.user_attrs:
+                trial.set_user_attr("proposed_by", "model" if modelled else "chance")
             trial.set_user_attr("seed", spec.trial_seed(self.study.search.seed, claim.slot))
         trial.set_user_attr("attempts", claim.attempt)
         return config
 
     def _keep_confusion(
-        self, trial: optuna.Trial, confusion: evaluation.Confusion | None
+        self, claim: slots.Claim, trial: optuna.Trial, confusion: evaluation.Confusion | None
     ) -> dict[str, Attribute]:
         """Keep the matrix with the study's files; the attribute that names the file.
 
@@ -168,6 +293,7 @@ class Worker:
         content = json.dumps(found, separators=(",", ":")).encode()
         digest = hashlib.sha256(content).hexdigest()
         name = f"trial-{trial.number:05d}/confusion-{digest[:12]}.json"
+        self.slots.renew(claim)
         self.base.keep_file(self.study.name, name, content)
         return {"confusion_file": name}
 
@@ -181,6 +307,7 @@ class Worker:
         """Train, and say how it ended. What is not the trial's own fault is raised."""
         failed: dict[str, Attribute]
         try:
+            self._check_attempts(claim)
             state, record = self._train(claim, trial, config, stage)
         except TrialError as error:
             failed = {"cause": error.cause, "reason": str(error)}
@@ -191,9 +318,21 @@ class Worker:
             log.exception("trial %d failed by a bug", trial.number)
             failed = {"cause": "bug", "reason": repr(error), "traceback": traceback.format_exc()}
             return _End(TrialState.FAIL, None, {**self.describe(config), **failed})
-        value = record.accuracy if state is TrialState.COMPLETE else None
         attributes = {**self.describe(config), **_figures(record)}
-        return _End(state, value, attributes, record.confusion)
+        values = [record.accuracy] if state is TrialState.COMPLETE else None
+        return _End(state, values, attributes, record.confusion)
+
+    def _check_attempts(self, claim: slots.Claim) -> None:
+        """TrialError `lost` when the trial has taken too many workers with it."""
+        if claim.deaths < self.study.search.max_attempts:
+            return
+        died = [a for a in self.slots.attempts() if a.slot == claim.slot and a.end == "died"]
+        where = ", ".join(f"{attempt.host} (pid {attempt.pid})" for attempt in died[-3:])
+        raise TrialError(
+            "lost",
+            f"{claim.deaths} attempts ended with their worker's death, the last on {where}; "
+            "see the workers' logs there, then `igkd retry`, or raise search.max_attempts",
+        )
 
     def _train(
         self,
@@ -202,35 +341,69 @@ class Worker:
         config: spec.TrialConfig,
         stage: console.Stage | None,
     ) -> tuple[TrialState, fitting.EpochRecord]:
-        """Train until the last epoch or the pruner's word; report every epoch once."""
+        """Train until the last epoch or the pruner's word; report every epoch once.
+
+        A database that is away does not hold the training up: what it has not been told is owed.
+        """
         folder = self._folder(trial)
-        resume_from = checkpoints.newest(folder)
+        save_to = folder / f"attempt-{claim.attempt:03d}"
+        resume_from = checkpoints.take_over(folder, save_to)
         if claim.attempt > 1:
             place = (
                 resume_from.stem if resume_from else "epoch 0, since there is no checkpoint here"
             )
             log.info("trial %d: attempt %d goes on from %s", trial.number, claim.attempt, place)
-        save_to = folder / f"attempt-{claim.attempt:03d}"
-        reported = self._reported(trial)
+        owed = _Owed(trial, self._reported(trial))
         # a checkpoint is of an epoch that nobody pruned before
         resumed = checkpoints.epoch_of(resume_from) if resume_from else 0
-        judged = max(resumed, *reported, 0)
+        judged = max(resumed, *owed.reported, 0)
         seed = trial.user_attrs["seed"]
+        self.register.say(
+            state="training", slot=claim.slot, trial_number=trial.number, epochs=config.epochs
+        )
         record = None
         for record in self.train(config, seed, save_to, resume_from):
-            self.slots.renew(claim)
-            if record.epoch not in reported:
-                trial.report(record.accuracy, record.epoch)
-            if stage is not None:
-                now = f"trial {trial.number} {record.epoch}/{config.epochs} {record.accuracy:.1%}"
-                stage.advance(0, f"{self._best_so_far()}, {now}")
-            if record.epoch == config.epochs:
-                break  # complete, whatever the pruner would say
-            # the pruner was heard on earlier reports already, but perhaps not on the last one
-            if record.epoch >= judged and trial.should_prune():
+            self.reached("epoch")
+            owed.add(record)
+            # after the last epoch it is complete, whatever the pruner would say; before, the pruner
+            # was heard on earlier reports already, but perhaps not on the last one
+            last = record.epoch == config.epochs
+            pruned = self._tell_epoch(owed, record, stage, ask=not last and record.epoch >= judged)
+            self.reached("reported")
+            if last:
+                break
+            if pruned:
                 return TrialState.PRUNED, record
+            if self.drain.asked.is_set() and record.epoch >= resumed:
+                raise draining.Leaving(f"trial {trial.number} stays at epoch {record.epoch}")
         assert record is not None
+        owed.pay()
         return TrialState.COMPLETE, record
+
+    def _tell_epoch(
+        self, owed: _Owed, record: fitting.EpochRecord, stage: console.Stage | None, ask: bool
+    ) -> bool:
+        """Report an epoch and what is owed from before, without waiting; whether it is pruned."""
+        trial = owed.trial
+        self.register.say(epoch=record.epoch, images_per_s=record.images_per_s)
+        try:
+            with self.base.patience.once():
+                owed.pay()
+                self._beat(_BEAT_SECONDS)
+                if stage is not None:
+                    of = f"{record.epoch}/{self.study.trial.epochs}"
+                    now = f"trial {trial.number} {of} {record.accuracy:.1%}"
+                    stage.advance(0, f"{self._best_so_far()}, {now}")
+                pruned = ask and len(trial.study.directions) == 1 and trial.should_prune()
+        except StorageLost as error:
+            if not self._away:
+                log.warning("%s; trial %d trains on and reports later", error, trial.number)
+            self._away = True
+            return False
+        if self._away:
+            log.info("the database is back; trial %d has reported what it owed", trial.number)
+        self._away = False
+        return pruned
 
     def _reported(self, trial: optuna.Trial) -> set[int]:
         frozen = self.storage.get_trial(trial._trial_id)
@@ -242,7 +415,7 @@ class Worker:
     def _best_so_far(self) -> str:
         try:
             best = self.optuna_study.best_trial
-        except ValueError:
+        except (ValueError, RuntimeError):  # none yet, or several objectives
             return "no best yet"
         return f"best {best.value:.1%}"
 
@@ -254,7 +427,9 @@ class Worker:
         def renew() -> None:
             while not done.wait(self.slots.lease_seconds / 4):
                 try:
-                    self.slots.renew(claim)
+                    with self.base.patience.once():
+                        self.slots.renew(claim)
+                        self._beat(_IDLE_SECONDS)
                 except LeaseLost:
                     return
                 except StorageError as error:
@@ -268,9 +443,33 @@ class Worker:
             done.set()
             thread.join()
 
+    def _beat(self, gap_seconds: float) -> None:
+        """Give a sign of life, unless the last is no older; leave when `igkd stop` was typed."""
+        now = time.monotonic()
+        if not self._joined or now - self._last_beat < gap_seconds:
+            return
+        self._last_beat = now
+        self._heed(self.register.beat())
+
+    def _heed(self, stops: int) -> None:
+        if self._stops is None:
+            self._stops = stops
+        if stops != self._stops:
+            self.drain.ask("igkd stop")
+
+    def _join(self) -> None:
+        stops = self.register.join()
+        self._joined = True
+        self._heed(stops)
+
+    def _leave(self) -> None:
+        with suppress(StorageError), self.base.patience.once():
+            self.register.leave()
+
     def _release(self, claim: slots.Claim) -> None:
         try:
-            self.slots.release(claim)
+            with self.base.patience.once():
+                self.slots.release(claim)
         except StorageError as error:
             log.warning("slot %d: could not be released: %s", claim.slot, error)
 

@@ -148,7 +148,7 @@ def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
 def test_a_newer_schema_is_refused(database: Database) -> None:
     with database.transaction() as connection:
         connection.execute(sa.update(schema).values(version=SCHEMA_VERSION + 1))
-    with pytest.raises(StorageError, match=r"schema 3, this igkd-search reads schema 2"):
+    with pytest.raises(StorageError, match=r"schema 4, this igkd-search reads schema 3"):
         connect(database.url)
 
 

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from igkd_search.database import Database, connect
 from igkd_search.errors import LeaseLost, StorageError
+from igkd_search.identities import Identity, process_start, this_process
 from igkd_search.schema import slots as table
-from igkd_search.slots import Claim, Counts, Identity, SlotRow, Slots, process_start, this_process
+from igkd_search.slots import Claim, Counts, SlotRow, Slots
 from tests.databases import KINDS, at_once, fresh_url, prepared_url
 
 
