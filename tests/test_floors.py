@@ -37,6 +37,7 @@ FLOORS = {
     "vault": 1,
     "shards": 1,
     "users": 1,
+    "gpus": 1,
     "patience": 1,
     "fenced": 2,
     "database": 3,
