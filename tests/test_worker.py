@@ -19,6 +19,7 @@ from igkd_search import (
     fenced,
     fitting,
     identities,
+    outcomes,
     registry,
     slots,
     space,
@@ -94,7 +95,7 @@ class FakeTraining:
             yield record(epoch, accuracy_of(config, epoch), self.confusion)
 
 
-def describe(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
+def describe(config: spec.TrialConfig) -> Mapping[str, outcomes.Attribute]:
     return {"architecture": "tiny", "latency_ms": 1.5}
 
 
@@ -130,7 +131,7 @@ class Search:
         assert self.table.counts() == slots.Counts(trials, 0, 0, trials)
         assert sorted(trial.user_attrs["slot"] for trial in self.trials) == list(range(trials))
         assert all(trial.state.is_finished() for trial in self.trials)
-        told = {trial.number: worker._outcome(trial) for trial in self.trials}
+        told = {trial.number: outcomes.of_finished(trial) for trial in self.trials}
         assert {row.trial_number: row.outcome for row in self.table.rows()} == told
 
 
