@@ -19,6 +19,7 @@ from igkd_search import (
     keeper,
     materials,
     models,
+    outcomes,
     registry,
     searches,
     spec,
@@ -140,7 +141,7 @@ def hire(
 
     told = describe(study, shared, str(chosen))
 
-    def attributes(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
+    def attributes(config: spec.TrialConfig) -> Mapping[str, outcomes.Attribute]:
         return {**told(config), "step": stock.steps.kind}
 
     return worker.Worker(
@@ -247,7 +248,7 @@ def describe(study: spec.Study, shared: materials.Materials, device: str) -> wor
     """What each trial carries about its student: architecture, latency, size."""
     teacher = shared.latency["teacher"]
 
-    def of(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
+    def of(config: spec.TrialConfig) -> Mapping[str, outcomes.Attribute]:
         name = models.Architecture.of(config, study.teacher.architecture).name
         student = shared.latency[name]
         return {

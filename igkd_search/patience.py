@@ -29,6 +29,8 @@ VARIABLE = "IGKD_STORAGE_WAIT"
 DEFAULT_SECONDS = 15 * 60.0
 _PASSES = {"08", "40", "53", "55", "57"}
 """Classes of SQLSTATE: connection, rollback, resources, locks, the operator's intervention."""
+# with chance, or all workers would come back at the same moment
+_WAIT = tenacity.wait_exponential(multiplier=0.25, max=10.0) + tenacity.wait_random(0, 0.25)
 _SQLITE_PASSES = ("locked", "busy", "disk is full", "disk full")
 
 
@@ -57,7 +59,9 @@ class Patience:
         began = time.monotonic()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(StorageLost),
-            wait=tenacity.wait_exponential_jitter(initial=0.25, max=10.0, jitter=0.25),
+            # with chance, or all workers would come back at the same moment
+            wait=tenacity.wait_exponential(multiplier=0.25, max=10.0)
+            + tenacity.wait_random(0, 0.25),
             stop=tenacity.stop_after_delay(self.seconds)
             | tenacity.stop_when_event_set(self.give_up),
             sleep=self._sleep or tenacity.sleep_using_event(self.give_up),

@@ -1,34 +1,31 @@
 """One worker: claim a slot, create or adopt its trial, train, report and prune each epoch, tell.
 
 The only module that joins a trial to training, and training is an argument, so a whole search can
-be tested with a ten-line fake. A trial carries its slot from birth; whoever claims slot i first
-looks for trial i, so a crash between any two writes heals itself.
+be tested with a ten-line fake. A database that is away does not hold a training up, and whoever has
+lost a slot writes nothing more.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from igkd_search import (
+    births,
     checkpoints,
     console,
     database,
     draining,
     evaluation,
     fitting,
-    queued,
+    outcomes,
+    owing,
     slots,
     space,
     spec,
@@ -39,10 +36,9 @@ from igkd_search.errors import IgkdError, LeaseLost, StorageError, StorageLost, 
 
 log = logging.getLogger(__name__)
 
-Attribute = float | int | str
 Train = Callable[[spec.TrialConfig, int, Path, Path | None], Iterator[fitting.EpochRecord]]
 """(configuration, seed, folder to save checkpoints in, checkpoint to go on from) -> epochs."""
-Describe = Callable[[spec.TrialConfig], Mapping[str, Attribute]]
+Describe = Callable[[spec.TrialConfig], Mapping[str, outcomes.Attribute]]
 """configuration -> the plain attributes that its trial carries (latency, parameters, ...).
 
 Asked when the trial has been trained, so that it may say how."""
@@ -62,37 +58,6 @@ POINTS = (
 """The places between two writes, in order; a death at any of them heals."""
 _BEAT_SECONDS = 1.0  # between two signs of life in quick epochs
 _IDLE_SECONDS = 10.0  # while others hold what is left
-
-
-@dataclass(frozen=True)
-class _End:
-    """How a trial ends: what it is told with, and what is kept of it."""
-
-    state: TrialState
-    values: list[float] | None
-    attributes: Mapping[str, Attribute]
-    confusion: evaluation.Confusion | None = None
-
-
-@dataclass
-class _Owed:
-    """What a trial has shown and the database has not been told yet, because it was away."""
-
-    trial: optuna.Trial
-    reported: set[int]
-    accuracies: dict[int, float] = field(default_factory=dict)
-
-    def add(self, record: fitting.EpochRecord) -> None:
-        """Owe an epoch, unless it was reported once; of several objectives none can be."""
-        if record.epoch not in self.reported and len(self.trial.study.directions) == 1:
-            self.accuracies[record.epoch] = record.accuracy
-
-    def pay(self) -> None:
-        """Report what is owed, in order; what fails stays owed."""
-        for epoch, accuracy in sorted(self.accuracies.items()):
-            self.trial.report(accuracy, epoch)
-            self.reported.add(epoch)
-            del self.accuracies[epoch]
 
 
 class Worker:
@@ -209,18 +174,15 @@ class Worker:
 
     def _trial_of(self, claim: slots.Claim) -> optuna.Trial | None:
         """The running trial of the slot; None when it had finished, and the slot is closed now."""
-        found = self._find(claim.slot)
+        found = births.find(self.optuna_study, claim.slot)
         if found is not None and found.state.is_finished():
             shutil.rmtree(self._folder(found), ignore_errors=True)
-            self.slots.finish(claim, _outcome(found))
+            self.slots.finish(claim, outcomes.of_finished(found))
             return None
         if found is None:
-            fixed, by = self._fixed(claim.slot)
             # the fence holds here too: a worker that stalled makes no second trial
-            self.optuna_study.enqueue_trial(fixed, user_attrs={"slot": claim.slot, **by})
+            found = births.make(self.optuna_study, self.study, self.base, claim.slot)
             self.reached("enqueued")
-            found = self._find(claim.slot)
-            assert found is not None
         self.optuna_study.sampler = space.sampler(self.study, claim.slot, claim.attempt)
         if found.state == TrialState.WAITING:
             self.storage.set_trial_state_values(found._trial_id, TrialState.RUNNING)
@@ -230,29 +192,8 @@ class Worker:
         self.reached("recorded")
         return trial
 
-    def _fixed(self, slot: int) -> tuple[dict[str, Any], dict[str, str]]:
-        """The parameters that are given to the trial of a slot, and by whom it is proposed then."""
-        start = self.study.search.start
-        if slot < len(start):
-            return dict(start[slot]), {"proposed_by": "start"}
-        point = queued.take(self.base, self.study.name, slot)
-        return ({}, {}) if point is None else (point, {"proposed_by": "queue"})
-
-    def _find(self, slot: int) -> FrozenTrial | None:
-        """The trial of a slot: the first that was made for it, or the last retry of that one."""
-        trials = self.optuna_study.get_trials(deepcopy=False)
-        mine = [t for t in trials if t.user_attrs.get("slot") == slot]
-        found = next((t for t in mine if "retry_of" not in t.user_attrs), None)
-        while found is not None:
-            number = found.number
-            again = next((t for t in mine if t.user_attrs.get("retry_of") == number), None)
-            if again is None:
-                return found
-            found = again
-        return None
-
     def _finish(self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None) -> None:
-        config = self._configure(claim, trial)
+        config = births.configure(trial, self.study, claim)
         self.reached("asked")
         end = self._end_of(claim, trial, config, stage)
         kept = self._keep_confusion(claim, trial, end.confusion)
@@ -261,38 +202,23 @@ class Worker:
         self.reached("attached")
         self.optuna_study.tell(trial, end.values, end.state)
         self.reached("told")
-        cause = end.attributes.get("cause")
         # before the slot is closed, or nobody would come back to remove it after a crash
         shutil.rmtree(self._folder(trial), ignore_errors=True)
         self.reached("cleaned")
-        self.slots.finish(claim, f"failed:{cause}" if cause else end.state.name.lower())
-        _log_end(trial, end)
+        self.slots.finish(claim, end.outcome)
+        outcomes.log_end(trial, end)
         self.reached("finished")
-
-    def _configure(self, claim: slots.Claim, trial: optuna.Trial) -> spec.TrialConfig:
-        config = space.suggest(trial, self.study)
-        if claim.attempt == 1 or "seed" not in trial.user_attrs:
-            modelled = self.study.search.sampler in space.MODELS and trial.relative_params
-            if "proposed_by" not in trial.user_attrs:
-                trial.set_user_attr("proposed_by", "model" if modelled else "chance")
-            trial.set_user_attr("seed", spec.trial_seed(self.study.search.seed, claim.slot))
-        trial.set_user_attr("attempts", claim.attempt)
-        return config
 
     def _keep_confusion(
         self, claim: slots.Claim, trial: optuna.Trial, confusion: evaluation.Confusion | None
-    ) -> dict[str, Attribute]:
+    ) -> dict[str, outcomes.Attribute]:
         """Keep the matrix with the study's files; the attribute that names the file.
 
-        It is no attribute itself, for Optuna reads those of all trials again and again. The name
-        says what is in it, so that what a crashed attempt has kept is never taken for another's.
+        It is no attribute itself, for Optuna reads those of all trials again and again.
         """
         if confusion is None:
             return {}
-        found = {"confusion": confusion, "class_accuracy": evaluation.class_accuracy(confusion)}
-        content = json.dumps(found, separators=(",", ":")).encode()
-        digest = hashlib.sha256(content).hexdigest()
-        name = f"trial-{trial.number:05d}/confusion-{digest[:12]}.json"
+        name, content = outcomes.confusion_file(trial.number, confusion)
         self.slots.renew(claim)
         self.base.keep_file(self.study.name, name, content)
         return {"confusion_file": name}
@@ -303,24 +229,21 @@ class Worker:
         trial: optuna.Trial,
         config: spec.TrialConfig,
         stage: console.Stage | None,
-    ) -> _End:
+    ) -> outcomes.End:
         """Train, and say how it ended. What is not the trial's own fault is raised."""
-        failed: dict[str, Attribute]
         try:
             self._check_attempts(claim)
             state, record = self._train(claim, trial, config, stage)
         except TrialError as error:
-            failed = {"cause": error.cause, "reason": str(error)}
-            return _End(TrialState.FAIL, None, {**self.describe(config), **failed})
+            return outcomes.End.of_failure(error, self.describe(config))
         except (IgkdError, optuna.exceptions.OptunaError):
             raise
         except Exception as error:  # a bug costs its trial, not the search
             log.exception("trial %d failed by a bug", trial.number)
-            failed = {"cause": "bug", "reason": repr(error), "traceback": traceback.format_exc()}
-            return _End(TrialState.FAIL, None, {**self.describe(config), **failed})
-        attributes = {**self.describe(config), **_figures(record)}
+            return outcomes.End.of_failure(error, self.describe(config))
+        attributes = {**self.describe(config), **outcomes.figures(record)}
         values = [record.accuracy] if state is TrialState.COMPLETE else None
-        return _End(state, values, attributes, record.confusion)
+        return outcomes.End(state, values, attributes, record.confusion)
 
     def _check_attempts(self, claim: slots.Claim) -> None:
         """TrialError `lost` when the trial has taken too many workers with it."""
@@ -353,7 +276,7 @@ class Worker:
                 resume_from.stem if resume_from else "epoch 0, since there is no checkpoint here"
             )
             log.info("trial %d: attempt %d goes on from %s", trial.number, claim.attempt, place)
-        owed = _Owed(trial, self._reported(trial))
+        owed = owing.Owed(trial, self._reported(trial))
         # a checkpoint is of an epoch that nobody pruned before
         resumed = checkpoints.epoch_of(resume_from) if resume_from else 0
         judged = max(resumed, *owed.reported, 0)
@@ -381,7 +304,7 @@ class Worker:
         return TrialState.COMPLETE, record
 
     def _tell_epoch(
-        self, owed: _Owed, record: fitting.EpochRecord, stage: console.Stage | None, ask: bool
+        self, owed: owing.Owed, record: fitting.EpochRecord, stage: console.Stage | None, ask: bool
     ) -> bool:
         """Report an epoch and what is owed from before, without waiting; whether it is pruned."""
         trial = owed.trial
@@ -472,37 +395,3 @@ class Worker:
                 self.slots.release(claim)
         except StorageError as error:
             log.warning("slot %d: could not be released: %s", claim.slot, error)
-
-
-def _outcome(trial: FrozenTrial) -> str:
-    if trial.state == TrialState.FAIL:
-        # without a cause somebody else failed it, in the dashboard say
-        return f"failed:{trial.user_attrs.get('cause', 'told from outside')}"
-    return trial.state.name.lower()
-
-
-def _figures(record: fitting.EpochRecord) -> dict[str, Attribute]:
-    return {
-        "accuracy": record.accuracy,
-        "validation_loss": record.validation_loss,
-        "calibration_error": record.calibration_error,
-        "raw_accuracy": record.raw_accuracy,
-        "raw_validation_loss": record.raw_validation_loss,
-        "epochs": record.epoch,
-        "images_per_s": round(record.images_per_s, 1),
-    }
-
-
-def _log_end(trial: optuna.Trial, end: _End) -> None:
-    parameters = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
-    if end.state == TrialState.FAIL:
-        log.warning("trial %d failed: %s [%s]", trial.number, end.attributes["reason"], parameters)
-        return
-    accuracy = float(end.attributes["accuracy"])
-    epochs = end.attributes["epochs"]
-    word = "complete" if end.state == TrialState.COMPLETE else f"pruned after epoch {epochs}"
-    log.info("trial %d %s: %s [%s]", trial.number, word, f"{accuracy:.1%}", parameters)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

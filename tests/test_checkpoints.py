@@ -1,12 +1,15 @@
 """A checkpoint is whole or not at all; the newest that can be continued is found, others go."""
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from igkd_search import checkpoints
@@ -144,3 +147,64 @@ def test_a_part_is_what_its_prefix_begins() -> None:
     assert checkpoints.part(TENSORS, "model.").keys() == {"x"}
     assert checkpoints.part(TENSORS, "optimizer.").keys() == {"0.step"}
     assert checkpoints.part(TENSORS, "ema.") == {}
+
+
+def test_an_adopter_has_the_newest_under_a_name_of_its_own(tmp_path: Path) -> None:
+    first, mine = tmp_path / "attempt-001", tmp_path / "attempt-002"
+    written(first, 3)
+    found = checkpoints.take_over(tmp_path, mine)
+    assert found == checkpoints.path_of(mine, 3)
+    written(first, 4)  # its late owner goes on, and removes what is older
+    assert checkpoints.read(found)[1] == {"records": [{"epoch": 3}]}
+    written(mine, 5)
+    assert [path.name for path in mine.iterdir()] == ["epoch-0005.safetensors"]
+    assert checkpoints.take_over(tmp_path, mine) == checkpoints.path_of(mine, 5), "its own already"
+
+
+def test_without_a_checkpoint_there_is_nothing_to_take_over(tmp_path: Path) -> None:
+    assert checkpoints.take_over(tmp_path / "none", tmp_path / "mine") is None
+    assert not (tmp_path / "mine").exists()
+
+
+def test_one_that_vanishes_while_it_is_taken_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, mine, link = tmp_path / "attempt-001", tmp_path / "attempt-002", os.link
+    written(first, 3)
+
+    def late(source: Path, name: Path) -> None:
+        if source == checkpoints.path_of(first, 3):
+            written(first, 4)  # between finding and linking
+        link(source, name)
+
+    monkeypatch.setattr(os, "link", late)
+    assert checkpoints.take_over(tmp_path, mine) == checkpoints.path_of(mine, 4)
+    assert caplog.text == ""
+
+
+def test_one_that_vanishes_while_it_is_looked_at_is_passed_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path / "attempt-001", 3)
+    gone, opened = written(tmp_path / "attempt-002", 5), safe_open
+
+    def late(path: Path, **options: str) -> object:
+        gone.unlink(missing_ok=True)
+        return opened(path, **options)
+
+    monkeypatch.setattr(checkpoints, "safe_open", late)
+    assert checkpoints.newest(tmp_path) == checkpoints.path_of(tmp_path / "attempt-001", 3)
+    assert "removed" not in caplog.text
+
+
+def test_a_file_system_without_links_gets_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    written(tmp_path / "attempt-001", 3)
+    found = checkpoints.take_over(tmp_path, tmp_path / "attempt-002")
+    assert found is not None and found.parent.name == "attempt-002"
+    assert checkpoints.read(found)[1] == {"records": [{"epoch": 3}]}

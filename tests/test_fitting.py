@@ -190,6 +190,25 @@ def test_checkpoints_may_be_rarer_and_the_last_epoch_has_one(tmp_path: Path) -> 
     assert found == [[], second, second, fourth, last]
 
 
+def test_who_is_leaving_saves_each_epoch(tmp_path: Path) -> None:
+    recipe, leaving, saved = spec.Recipe(epochs=5, batch_size=8), [False], list[int]()
+    run = fitting.fit(
+        net(),
+        Colours(),
+        recipe,
+        5,
+        CPU,
+        save_to=tmp_path,
+        checkpoint_every=5,
+        leaving=lambda: leaving[0],
+    )
+    for record in run:
+        found = checkpoints.newest(tmp_path)
+        saved.append(0 if found is None else checkpoints.epoch_of(found))
+        leaving[0] = record.epoch == 2
+    assert saved == [0, 0, 3, 3, 5]
+
+
 def test_of_the_records_in_a_checkpoint_only_the_newest_keeps_its_confusion(
     tmp_path: Path,
 ) -> None:

@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +9,8 @@ import sqlalchemy as sa
 
 from igkd_search.database import Database, connect
 from igkd_search.errors import LeaseLost, StorageError
-from igkd_search.identities import Identity, process_start, this_process
+from igkd_search.identities import Identity, this_process
+from igkd_search.schema import attempts, metadata
 from igkd_search.schema import slots as table
 from igkd_search.slots import Claim, Counts, SlotRow, Slots
 from tests.databases import KINDS, at_once, fresh_url, prepared_url
@@ -408,25 +407,6 @@ def test_rows_tell_who_works_on_what(one: Slots) -> None:
     assert one.counts() == Counts(2, 1, 1, 0)
 
 
-def test_workers_of_one_process_differ_only_in_their_owner() -> None:
-    first, second = this_process(), this_process()
-    assert first != second
-    assert replace(first, owner=second.owner) == second
-
-
-def test_a_process_is_known_by_its_start_until_it_ends() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = process_start(child.pid)
-    assert started is not None
-    assert started == process_start(child.pid) != process_start(os.getpid())
-    assert child.stdin is not None
-    child.stdin.close()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert process_start(child.pid) is None, "a process that nobody has reaped works no more"
-    child.wait()
-    assert process_start(child.pid) is None
-
-
 def test_a_process_that_only_the_kernel_shows_is_not_gone(
     one: Slots, two: Slots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,3 +420,73 @@ def test_a_process_that_only_the_kernel_shows_is_not_gone(
         patched.setattr(os, "kill", forbid)
         assert two.claim() is None
     assert claimed(two).attempt == 2
+
+
+def test_every_attempt_is_recorded_with_its_end(one: Slots, two: Slots) -> None:
+    one.set_budget(2)
+    first, second = claimed(one), claimed(one)
+    one.release(first)
+    again = claimed(two)
+    two.finish(again, "complete")
+    found = [(row.slot, row.attempt, row.worker, row.end) for row in one.attempts()]
+    assert found == [
+        (0, 1, one.identity.owner, "released"),
+        (0, 2, two.identity.owner, "done"),
+        (1, 1, one.identity.owner, None),
+    ]
+    released, done, lasting = one.attempts()
+    assert released.ended is not None and released.started <= released.ended <= done.started
+    assert (lasting.ended, lasting.host, lasting.pid) == (None, one.identity.host, os.getpid())
+    assert second.deaths == again.deaths == 0, "to be released is not to die"
+
+
+def test_deaths_are_counted_until_they_are_forgiven(one: Slots, two: Slots) -> None:
+    for attempt in (1, 2, 3):
+        one.identity = replace(this_process(), process_started="1")
+        claim = claimed(one)
+        assert (claim.attempt, claim.deaths) == (attempt, attempt - 1)
+    last = claimed(two)
+    assert (last.attempt, last.deaths) == (4, 3)
+    assert not two.reopen(0), "it is not done"
+    two.finish(last, "failed:lost")
+    assert two.reopen(0)
+    row = row_of(two)
+    assert (row.state, row.outcome, row.trial_number, row.owner) == ("open", None, None, None)
+    assert (claimed(two).deaths, row.attempt) == (0, 4)
+    ends = ["forgiven", "forgiven", "forgiven", "done", None]
+    assert [row.end for row in two.attempts()] == ends
+
+
+def test_the_end_of_a_late_owner_changes_no_attempt(one: Slots, two: Slots, clock: Clock) -> None:
+    one.identity = on_another_host()
+    late = claimed(one)
+    two.claim()
+    clock.now += 60
+    claimed(two)
+    one.release(late)
+    with pytest.raises(LeaseLost):
+        one.finish(late, "complete")
+    assert [row.end for row in one.attempts()] == ["died", None]
+
+
+def test_a_claim_of_what_has_begun_passes_fresh_slots_by(one: Slots, two: Slots) -> None:
+    one.set_budget(3)
+    claimed(one)
+    assert two.claim(fresh=False) is None
+    released = claimed(one)
+    one.release(released)
+    again = two.claim(fresh=False)
+    assert again is not None and (again.slot, again.attempt) == (released.slot, 2)
+    two.identity = replace(this_process(), process_started="1")
+    two.release(again)
+    assert two.claim(fresh=False) is not None
+    adopted = one.claim(fresh=False)
+    assert adopted is not None and (adopted.slot, adopted.attempt) == (1, 4)
+    assert one.counts().open == 1, "the fresh one is left"
+
+
+def test_an_older_database_that_is_only_read_has_no_attempts(one: Slots) -> None:
+    claimed(one)
+    with one.database.transaction() as connection:
+        metadata.drop_all(connection, [attempts])
+    assert one.attempts() == []

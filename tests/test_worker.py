@@ -9,24 +9,31 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from igkd_search import (
     checkpoints,
     database,
+    draining,
     evaluation,
     fenced,
     fitting,
     identities,
+    outcomes,
+    queued,
     registry,
+    schema,
+    searches,
     slots,
     space,
     spec,
     study_file,
     worker,
+    workers,
 )
-from igkd_search.errors import StorageError, TrialError
+from igkd_search.errors import StorageError, StorageLost, TrialError
 from tests.databases import KINDS, Kind, prepared_url
 
 EPOCHS = 3
@@ -94,7 +101,7 @@ class FakeTraining:
             yield record(epoch, accuracy_of(config, epoch), self.confusion)
 
 
-def describe(config: spec.TrialConfig) -> Mapping[str, worker.Attribute]:
+def describe(config: spec.TrialConfig) -> Mapping[str, outcomes.Attribute]:
     return {"architecture": "tiny", "latency_ms": 1.5}
 
 
@@ -111,8 +118,10 @@ class Search:
         registry.register(self.base, study)
         return self
 
-    def hire(self, train: worker.Train, table: slots.Slots | None = None) -> worker.Worker:
-        return worker.Worker(self.study, self.base, self.folder, train, describe, table)
+    def hire(
+        self, train: worker.Train, table: slots.Slots | None = None, **options: Any
+    ) -> worker.Worker:
+        return worker.Worker(self.study, self.base, self.folder, train, describe, table, **options)
 
     def run(self, train: worker.Train) -> None:
         self.hire(train).run(poll_seconds=0)
@@ -130,7 +139,7 @@ class Search:
         assert self.table.counts() == slots.Counts(trials, 0, 0, trials)
         assert sorted(trial.user_attrs["slot"] for trial in self.trials) == list(range(trials))
         assert all(trial.state.is_finished() for trial in self.trials)
-        told = {trial.number: worker._outcome(trial) for trial in self.trials}
+        told = {trial.number: outcomes.of_finished(trial) for trial in self.trials}
         assert {row.trial_number: row.outcome for row in self.table.rows()} == told
 
 
@@ -628,3 +637,229 @@ def test_the_lease_is_renewed_while_an_epoch_lasts(search: Search) -> None:
     search.hire(FakeTraining(before_epoch=wait), table).run(poll_seconds=0)
     search.check_budget(4)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lease-")]
+
+
+class Outage:
+    """The database as Optuna and the slots see it: away from one epoch on, back at another."""
+
+    def __init__(self, search: Search, patched: pytest.MonkeyPatch) -> None:
+        self.away = False
+        self.asked = 0
+        transaction, repeated = database.Database.transaction, fenced.FencedStorage._repeated
+
+        def check() -> None:
+            if self.away:
+                self.asked += 1
+                raise StorageLost("connection refused")
+
+        def guarded(base: database.Database) -> Any:
+            check()
+            return transaction(base)
+
+        def tried(storage: Any, operation: Any, writes: bool) -> Any:
+            def once() -> Any:
+                check()
+                return operation()
+
+            return repeated(storage, once, writes)
+
+        patched.setattr(database.Database, "transaction", guarded)
+        patched.setattr(fenced.FencedStorage, "_repeated", tried)
+
+    def at(self, gone: int, back: int | None = None) -> Callable[[int], None]:
+        """Go when an epoch begins, and come back when a later one does."""
+
+        def before(epoch: int) -> None:
+            self.away = epoch == gone or (self.away and epoch != back)
+
+        return before
+
+
+def test_training_goes_on_while_the_database_is_away_and_reports_what_it_owes(
+    search: Search, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    search.begin(study_of(1, epochs=5).model_copy(update={"name": "away"}))
+    outage, training = Outage(search, monkeypatch), FakeTraining()
+    training.before_epoch = outage.at(gone=2, back=4)
+    search.run(training)
+    assert outage.asked >= 2, "it was tried, and nobody waited"
+    (trial,) = search.trials
+    assert len(training.calls) == 1
+    assert trial.state == TrialState.COMPLETE
+    assert list(trial.intermediate_values) == [1, 2, 3, 4, 5]
+    assert trial.user_attrs["attempts"] == 1
+    assert "trial 0 trains on and reports later" in caplog.text
+    assert caplog.text.count("trains on and reports later") == 1
+    assert "trial 0 has reported what it owed" in caplog.text
+
+
+def test_a_trial_that_ends_in_an_outage_is_told_once_it_is_over(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search.begin(study_of(1).model_copy(update={"name": "late"}))
+    outage, waits = Outage(search, monkeypatch), list[float]()
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        outage.away = len(waits) < 3
+
+    monkeypatch.setattr(search.base.patience, "_sleep", sleep)
+    monkeypatch.setattr(search.base.patience, "seconds", 60.0)
+    search.run(FakeTraining(before_epoch=outage.at(gone=3)))
+    assert len(waits) >= 3
+    (trial,) = search.trials
+    assert (trial.state, list(trial.intermediate_values)) == (TrialState.COMPLETE, [1, 2, 3])
+    search.check_budget(1)
+
+
+def test_while_the_database_is_away_nobody_prunes(
+    search: Search, monkeypatch: pytest.MonkeyPatch, prune: Callable[..., Pruner]
+) -> None:
+    search.begin(study_of(1, epochs=4).model_copy(update={"name": "unpruned"}))
+    pruner = prune()
+    outage = Outage(search, monkeypatch)
+    search.run(FakeTraining(before_epoch=outage.at(gone=1, back=3)))
+    assert pruner.asked == [3], "the newest epoch is judged once it is back, the last one never"
+
+
+def asking(drain: draining.Drain, at: int) -> Callable[[int], None]:
+    def before(epoch: int) -> None:
+        if epoch == at:
+            drain.ask("SIGTERM")
+
+    return before
+
+
+def test_who_is_asked_to_leave_finishes_its_epoch_and_gives_its_slot_back(search: Search) -> None:
+    search.begin(study_of(2).model_copy(update={"name": "drained"}))
+    drain = draining.Drain()
+    training = FakeTraining(before_epoch=asking(drain, at=2))
+    reason = search.hire(training, drain=drain).run(poll_seconds=0)
+    assert reason == "SIGTERM: trial 0 stays at epoch 2"
+    (trial,) = search.trials
+    assert (trial.state, list(trial.intermediate_values)) == (TrialState.RUNNING, [1, 2])
+    assert search.table.counts() == slots.Counts(2, 2, 0, 0)
+    assert [row.end for row in search.table.attempts()] == ["released"]
+    again = FakeTraining()
+    search.run(again)
+    assert again.calls[0][2] is not None and again.calls[0][2].stem == "epoch-0002"
+    search.check_budget(2)
+
+
+def test_who_is_asked_to_leave_in_the_last_epoch_finishes_the_trial(search: Search) -> None:
+    search.begin(study_of(2).model_copy(update={"name": "last"}))
+    drain = draining.Drain()
+    training = FakeTraining(before_epoch=asking(drain, at=EPOCHS))
+    assert search.hire(training, drain=drain).run(poll_seconds=0) == "SIGTERM"
+    assert [trial.state for trial in search.trials] == [TrialState.COMPLETE]
+    assert search.table.counts() == slots.Counts(2, 1, 0, 1)
+
+
+def test_igkd_stop_reaches_who_is_there_and_not_who_comes_later(search: Search) -> None:
+    search.begin(study_of(2).model_copy(update={"name": "stopped"}))
+
+    def stop(epoch: int) -> None:
+        if epoch == 2:
+            searches.ask_to_stop(search.base, "stopped")
+            patched.setattr(worker, "_BEAT_SECONDS", 0.0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        reason = search.hire(FakeTraining(before_epoch=stop)).run(poll_seconds=0)
+    assert reason.startswith("igkd stop: trial 0 stays at epoch 2")
+    wanted_before = search.hire(FakeTraining(), stops=0)
+    assert wanted_before.run(poll_seconds=0) == "igkd stop"
+    assert not search.table.counts().done
+    assert search.hire(FakeTraining()).run(poll_seconds=0) == "budget"
+    search.check_budget(2)
+
+
+def test_the_register_tells_what_a_worker_does_and_that_it_left(search: Search) -> None:
+    found: list[workers.WorkerRow] = []
+
+    def look(epoch: int) -> None:
+        found.extend(workers.rows(search.base, "s", identities.this_process()))
+
+    machine = workers.Machine("cuda:3", "GPU-9", {"torch": "2.15"})
+    hired = search.hire(FakeTraining(before_epoch=look), machine=machine)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(worker, "_BEAT_SECONDS", 0.0)
+        hired.run(poll_seconds=0)
+    third = found[2]
+    assert (third.device, third.uuid, third.state) == ("cuda:3", "GPU-9", "training")
+    assert (third.trial_number, third.epoch, third.epochs) == (0, 2, EPOCHS)
+    assert third.images_per_s == 100.0 and third.alive
+    (row,) = workers.rows(search.base, "s", identities.this_process())
+    assert (row.state, row.trial_number) == ("left", None)
+
+
+def test_patience_begins_nothing_fresh(search: Search) -> None:
+    study = study_of(9, patience=2, start=[{"temperature": 2.0, "kd_weight": 1.0}])
+    search.begin(study.model_copy(update={"name": "patient"}))
+    reason = search.hire(FakeTraining()).run(poll_seconds=0)
+    assert "the last 2 trials brought none that is better" in reason
+    assert len(search.trials) == 3
+    assert search.table.counts() == slots.Counts(9, 6, 0, 3)
+
+
+def test_hours_begin_nothing_fresh_but_what_has_begun_is_finished(search: Search) -> None:
+    search.begin(study_of(3, hours=1).model_copy(update={"name": "hours"}))
+    with pytest.raises(KeyboardInterrupt):
+        search.run(FakeTraining({(1, 2): KeyboardInterrupt()}))
+    with search.base.transaction() as connection:
+        connection.execute(sa.update(schema.searches).values(seconds=3600.0))
+    reason = search.hire(FakeTraining()).run(poll_seconds=0)
+    assert reason.startswith("search.hours = 1 are spent")
+    assert [trial.state for trial in search.trials] == [TrialState.COMPLETE]
+
+
+def test_what_is_queued_is_tried_next_after_the_start_points(search: Search) -> None:
+    queued.add(search.base, "s", [{"temperature": 7.0, "kd_weight": 0.125}, {"kd_weight": 0.75}])
+    search.run(FakeTraining())
+    by_slot = {trial.user_attrs["slot"]: trial for trial in search.trials}
+    assert by_slot[0].params == START
+    assert by_slot[1].params == {"temperature": 7.0, "kd_weight": 0.125}
+    assert by_slot[2].params["kd_weight"] == 0.75
+    assert [by_slot[slot].user_attrs["proposed_by"] for slot in range(3)] == [
+        "start",
+        "queue",
+        "queue",
+    ]
+    assert queued.waiting(search.base, "s") == []
+
+
+def test_a_queued_configuration_survives_a_crash_of_who_took_it(search: Search) -> None:
+    queued.add(search.base, "s", [{"kd_weight": 0.125}])
+    table = other_process(search)
+    with pytest.MonkeyPatch.context() as patched:
+        crash_at(patched, "before enqueue", 2)
+        with pytest.raises(KeyboardInterrupt):
+            search.hire(FakeTraining(), table).run(poll_seconds=0)
+    search.run(FakeTraining())
+    search.check_budget(4)
+    (trial,) = [t for t in search.trials if t.user_attrs["proposed_by"] == "queue"]
+    assert (trial.user_attrs["slot"], trial.params["kd_weight"]) == (1, 0.125)
+
+
+def test_a_trial_that_takes_its_workers_with_it_is_given_up(search: Search) -> None:
+    search.begin(study_of(1, max_attempts=2).model_copy(update={"name": "poison"}))
+    for _ in range(2):
+        with pytest.MonkeyPatch.context() as patched:
+            crash_at(patched, "after report", 1)
+            with pytest.raises(KeyboardInterrupt):
+                search.hire(FakeTraining(), other_process(search)).run(poll_seconds=0)
+    search.run(FakeTraining())
+    (first,) = search.trials
+    assert first.state == TrialState.FAIL
+    assert first.user_attrs["cause"] == "lost" and first.user_attrs["attempts"] == 3
+    reason = first.user_attrs["reason"]
+    assert "2 attempts ended with their worker's death, the last on" in reason
+    assert "raise search.max_attempts" in reason
+    assert search.table.counts() == slots.Counts(1, 0, 0, 1)
+
+
+def test_points_are_reached_in_their_order(search: Search) -> None:
+    search.begin(study_of(1, epochs=1).model_copy(update={"name": "points"}))
+    reached: list[str] = []
+    search.hire(FakeTraining(), reached=reached.append).run(poll_seconds=0)
+    assert reached == list(worker.POINTS)
