@@ -8,33 +8,41 @@ without torch.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import __version__, console, tables
+from igkd_search import __version__, console, tables, worker_commands
 from igkd_search.command_options import (
     HOME,
     DataOption,
     DeviceOption,
     Format,
     FormatOption,
+    GpusOption,
     HomeOption,
+    LauncherOption,
+    SlurmOption,
     StorageOption,
     StudyArgument,
     TrialsOption,
+    WorkersOption,
+    WorkersPerGpuOption,
     check_home,
     located,
     open_if_there,
     open_storage,
+    order_of,
     question_of,
     show,
 )
 from igkd_search.endings import reporting
 
 if TYPE_CHECKING:
-    from igkd_search import database, spec
+    from igkd_search import crew, database, spec
 
 STAGES = ("start", "teacher", "overlays", "targets", "latency", "trials")
 """What a run shows from its first second, in order."""
@@ -65,6 +73,11 @@ def options(
 def run(
     study: StudyArgument,
     trials: TrialsOption = None,
+    gpus: GpusOption = None,
+    workers_per_gpu: WorkersPerGpuOption = None,
+    workers: WorkersOption = None,
+    launcher: LauncherOption = None,
+    slurm: SlurmOption = None,
     storage: StorageOption = None,
     home: HomeOption = HOME,
     data: DataOption = None,
@@ -73,7 +86,10 @@ def run(
 ) -> None:
     """Prepare, search and print the best; run again to continue."""
     with reporting(study):
-        with console.display(STAGES):
+        from igkd_search import crew
+
+        several = crew.asked(launcher, gpus, workers_per_gpu, workers, slurm or (), device)
+        with console.display(STAGES) if several is None else nullcontext():
             from igkd_search import registry, results
 
             with console.stage("start", note="opening the study"):
@@ -82,7 +98,11 @@ def run(
                 base = open_if_there(storage, home)
                 done = base is not None and registry.is_finished(base, question, trials)
             ended = "budget"
-            if not done:
+            if not done and several is not None:
+                order = order_of(study, question, trials, storage, home, data, device)
+                ended = _together(order, several)
+                base = open_storage(storage, home, read_only=True)
+            elif not done:
                 base, ended = _search(question, trials, storage, home, device)
         assert base is not None
         if ended != "budget":
@@ -93,6 +113,7 @@ def run(
 @app.command()
 def prepare(
     study: StudyArgument,
+    trials: TrialsOption = None,
     storage: StorageOption = None,
     home: HomeOption = HOME,
     data: DataOption = None,
@@ -107,7 +128,7 @@ def prepare(
 
             found = launch.check(question, home, open_if_there(storage, home), device)
             base = open_storage(storage, home)
-        launch.prepare(base, question, home, data=found, device=device)
+        launch.prepare(base, question, home, trials, data=found, device=device)
 
 
 @app.command()
@@ -274,6 +295,20 @@ def _search(
         data = launch.check(question, home, open_if_there(storage, home), device)
         base = open_storage(storage, home)
     return base, launch.search(base, question, home, trials, data, device)
+
+
+def _together(order: crew.Order, several: crew.Crew) -> str:
+    from igkd_search import local_workers, ray_workers, slurm_workers
+
+    launchers: dict[str, Callable[[crew.Order, crew.Crew], str]] = {
+        "local": local_workers.search,
+        "ray": ray_workers.search,
+        "slurm": slurm_workers.search,
+    }
+    return launchers[several.launcher](order, several)
+
+
+worker_commands.register(app)
 
 
 def main() -> None:

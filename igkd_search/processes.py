@@ -80,6 +80,18 @@ def start(job: Job) -> Process:
         )
 
 
+def in_front(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a child on this process's own streams, pass signals on to it, and return its exit code.
+
+    `environment` is added to ours.
+    """
+    own = {**os.environ, **environment, SUPERVISOR: str(os.getpid())}
+    # a session of its own, or a terminal's Ctrl-C would reach it twice
+    process = subprocess.Popen(command, env=own, start_new_session=True)
+    with _taking_signals(lambda number: process.send_signal(number)):
+        return process.wait()
+
+
 def die_with_parent() -> None:
     """In a child: be asked to leave (SIGTERM) when the supervisor dies, be it by kill -9.
 
@@ -109,7 +121,8 @@ class _Child:
 class Supervisor:
     """Keeps children running until each has ended by itself or been given up.
 
-    `starter`, `monotonic` and `wait` (seconds, ended by a signal) are for tests.
+    `max_deaths` in a row, and it is. `starter`, `monotonic` and `wait` (seconds, ended by a signal)
+    are for tests.
     """
 
     def __init__(
@@ -119,7 +132,9 @@ class Supervisor:
         starter: Callable[[Job], Process] = start,
         monotonic: Callable[[], float] = time.monotonic,
         wait: Callable[[float], None] | None = None,
+        max_deaths: int = MAX_DEATHS,
     ) -> None:
+        self._max_deaths = max_deaths
         self.asked: signal.Signals | None = None
         self._children = [_Child(job) for job in jobs]
         self._starter = starter
@@ -200,8 +215,9 @@ class Supervisor:
         """Settle when a child that died is started again, or that it is given up."""
         now = self._monotonic()
         child.deaths = 1 if now - child.started >= LONG_LIFE else child.deaths + 1
-        if child.deaths >= MAX_DEATHS:
-            died = f"died {child.deaths} times in a row, the last time with {_reason(code)}"
+        if child.deaths >= self._max_deaths:
+            row = f"{child.deaths} times in a row, the last time " if child.deaths > 1 else ""
+            died = f"died {row}with {_reason(code)}"
             child.failure = self._in_words(child, died)
             log.error("%s", child.failure)
             return
@@ -233,8 +249,8 @@ class Supervisor:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
 
-        def hear(number: int, _frame: Any) -> None:
-            self.ask(signal.Signals(number))
+        def hear(number: signal.Signals) -> None:
+            self.ask(number)
             with suppress(BlockingIOError):
                 os.write(writing, b"!")
 
@@ -242,16 +258,26 @@ class Supervisor:
             if select.select([reading], [], [], seconds)[0]:
                 os.read(reading, 64)
 
-        before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            before = {n: signal.signal(n, hear) for n in (signal.SIGTERM, signal.SIGINT)}
         try:
-            yield self._wait or wait
+            with _taking_signals(hear):
+                yield self._wait or wait
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             os.close(reading)
             os.close(writing)
+
+
+@contextmanager
+def _taking_signals(hear: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Within, SIGTERM and SIGINT are told to `hear`; but only in the main thread."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for asking in (signal.SIGTERM, signal.SIGINT):
+            before[asking] = signal.signal(asking, lambda n, _: hear(signal.Signals(n)))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def last_words(file: Path, since: int = 0) -> str:

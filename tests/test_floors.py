@@ -87,6 +87,12 @@ FLOORS = {
     "maintenance": 7,
     "command_options": 7,
     "endings": 7,
+    "crew": 6,
+    "spectator": 6,
+    "local_workers": 7,
+    "ray_workers": 8,
+    "slurm_workers": 8,
+    "worker_commands": 8,
     "cli": 9,
     "__main__": 10,
 }

@@ -170,7 +170,6 @@ def test_an_error_of_the_tick_leaves_no_children_behind(tmp_path: Path) -> None:
 def test_a_crash_loop_ends_with_the_traceback_of_its_last_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "MAX_DEATHS", 2)
     mark = tmp_path / "mark"
     code = (
         "import os; mark = os.environ['MARK']; print('begun', flush=True)\n"
@@ -185,7 +184,7 @@ def test_a_crash_loop_ends_with_the_traceback_of_its_last_life(
 
     monkeypatch.setattr(processes, "LONG_LIFE", float("inf"))
     with pytest.raises(ProcessError) as caught:
-        Supervisor([job], monotonic=lambda: float(next(now)), wait=hurry).run()
+        Supervisor([job], monotonic=lambda: float(next(now)), wait=hurry, max_deaths=2).run()
     message = str(caught.value)
     assert str(job.log) in message and "died 2 times in a row" in message
     assert message.count("Traceback (most recent call last)") == 1
