@@ -123,7 +123,7 @@ def _cluster(crew: Crew) -> Iterator[Any]:
             stage.advance(0, "no cluster at hand: starting Ray on this machine")
             ray.init(include_dashboard=False, **options)
         there = ray.cluster_resources()
-        stage.finish(f"{len(ray.nodes())} nodes, {there.get('GPU', 0):g} GPUs")
+        stage.advance(0, f"{len(ray.nodes())} nodes, {there.get('GPU', 0):g} GPUs")
     try:
         yield ray
     finally:

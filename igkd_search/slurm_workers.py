@@ -30,7 +30,7 @@ MINUTES = 240
 """How long a task runs before it is requeued, by default: short ones start sooner."""
 _POLL_SECONDS = 2.0
 _LEAVING_POLLS = 30
-_SHARED = {"timeout_min", "cpus_per_task", "mem_gb", "nodes", "tasks_per_node", "stderr_to_stdout"}
+_SHARED = {"timeout_min", "cpus_per_task", "mem_gb", "gpus_per_node", "stderr_to_stdout"}
 """Parameters that are called the same on every cluster; all others are SLURM's own."""
 
 
@@ -95,7 +95,7 @@ def search(order: Order, crew: Crew) -> str:
         with console.stage("slurm", note="submitting") as stage:
             with _naming_refusals(), executor.batch():
                 submitted = [executor.submit(task) for task in tasks]
-            stage.finish(f"{len(tasks)} tasks, {submitted[0].job_id} and on")
+            stage.advance(0, f"{len(tasks)} tasks, {submitted[0].job_id} and on")
         log.info("they go on without this command: igkd status, igkd stop %s", order.name)
         with console.stage("trials", unit="trials") as stage:
             watched = spectator.Spectator(order.url, order.question, stage, stops)
@@ -184,7 +184,7 @@ def _naming_refusals() -> Iterator[None]:
     try:
         yield
     except (*refusals, submitit.core.utils.FailedJobError) as error:
-        raise StudyError(f"--launcher slurm: {str(error).strip()}") from error
+        raise StudyError(f"--launcher slurm: {str(error).splitlines()[0]}") from error
 
 
 def _problem(job: Any) -> str:

@@ -50,7 +50,10 @@ class Spectator:
 
     def ending(self) -> str:
         """Why the workers have left: "budget", or in words who or what had them end before."""
-        self._show()
+        try:
+            self._show()
+        except StorageLost as error:
+            return str(error)
         if self.finished:
             return "budget"
         if searches.read(self._base, self._study.name).stops != self._stops:

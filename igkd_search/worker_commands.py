@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +22,7 @@ from igkd_search.command_options import (
     StudyArgument,
     check_home,
     located,
-    open_storage,
+    url_of,
 )
 from igkd_search.endings import reporting
 
@@ -52,7 +53,7 @@ def worker(
         with console.display(STAGES):
             with console.stage("start", note="opening the study"):
                 check_home(home)
-                base = open_storage(storage, home)
+                base = _existing(storage, home)
                 from igkd_search import registry
 
                 question = located(registry.begun(base, study), data)
@@ -77,8 +78,7 @@ def stop(
     with reporting(study):
         from igkd_search import database, registry, searches
 
-        open_storage(storage, home, read_only=True).close()  # makes none where there is none
-        base = open_storage(storage, home)
+        base = _existing(storage, home)
         name = registry.name_of(study)
         if base.read_study(name) is None:
             raise database.unknown_study(base.url, name)
@@ -96,6 +96,16 @@ def stop(
         if wait:
             await_leaving(lambda: at_work(base, name).keys() & there.keys())
             console.print_note("all have left")
+
+
+def _existing(storage: str | None, home: Path) -> database.Database:
+    """The database, waited for while it is away; StorageError where nobody has made it."""
+    from igkd_search import database, patience
+
+    url, patient = url_of(storage, home), patience.Patience()
+    # read first, since that makes nothing
+    database.connect(url, read_only=True, wait=True, patience=patient).close()
+    return database.connect(url, wait=True, patience=patient)
 
 
 def at_work(base: database.Database, name: str) -> dict[str, str]:
