@@ -37,7 +37,13 @@ TEACHER = (
 )
 SOURCES = "arrays, cifar10, cifar100, digits, fashion_mnist, folder, svhn"
 DATA = "classes, flip, image_size, limit, path, seed, shift, source, validation"
-SEARCH = "checkpoint_every, pruner, sampler, seed, space, start, trials"
+SEARCH = (
+    "checkpoint_every, from, from_trials, hours, latency_budget_ms, max_attempts, objectives, "
+    "patience, priority, pruner, pruner_options, sampler, sampler_options, seed, space, start, "
+    "students, trials"
+)
+SAMPLERS = "cmaes, gp, grid, nsga2, qmc, random, tpe"
+PRUNERS = "asha, hyperband, median, none, patient, percentile, threshold"
 OVERLAYS = "baseline, control, dtype, reduction, rule, steps"
 NORMAL = {"low": 1.0, "high": 2.0}
 
@@ -108,12 +114,12 @@ def test_a_key_that_resembles_none_is_named_with_all_legal_ones() -> None:
         (
             "search__sampler",
             "tpee",
-            "; did you mean 'tpe'?; allowed: cmaes, gp, nsga2, qmc, random, tpe",
+            f"; did you mean 'tpe'?; allowed: {SAMPLERS}",
         ),
         (
             "search__pruner",
             "hyperbnd",
-            "; did you mean 'hyperband'?; allowed: asha, hyperband, median, none",
+            f"; did you mean 'hyperband'?; allowed: {PRUNERS}",
         ),
         ("trial__optimizer", "adan", "; did you mean 'adam'?; allowed: adam, adamw, sgd"),
         (
@@ -417,12 +423,12 @@ def test_all_faults_come_in_one_message() -> None:
         "kd_weight": {"low": 1.0, "high": 0.0},
         "temperature": {"low": 0.0, "high": 1.0, "log": True},
     }
-    said = fault(data__source="q", trial__epoch=3, search__space=space, search__sampler="grid")
+    said = fault(data__source="q", trial__epoch=3, search__space=space, search__sampler="gird")
     assert said.splitlines() == [
         "6 faults",
         f"  data.source: unknown value 'q'; allowed: {SOURCES}",
         f"  trial.epoch: unknown key; did you mean 'epochs'?; allowed: {TRIAL}",
-        "  search.sampler: unknown value 'grid'; allowed: cmaes, gp, nsga2, qmc, random, tpe",
+        f"  search.sampler: unknown value 'gird'; did you mean 'grid'?; allowed: {SAMPLERS}",
         "  search.space.temprature: unknown key; did you mean 'temperature'?; allowed are the "
         "fields of [trial]",
         "  search.space.kd_weight: low = 1 must be below high = 0",
