@@ -87,9 +87,13 @@ def without_improvement(study: optuna.Study) -> int:
     In a Pareto study better is what no earlier trial equals or beats in both objectives.
     """
     signs = [1 if each == StudyDirection.MAXIMIZE else -1 for each in study.directions]
-    finished = [t for t in study.get_trials(deepcopy=False) if t.datetime_complete is not None]
+    finished = [
+        (trial.datetime_complete, trial.number, trial)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.datetime_complete is not None
+    ]
     count, seen = 0, list[list[float]]()
-    for trial in sorted(finished, key=lambda t: (str(t.datetime_complete), t.number)):
+    for _, _, trial in sorted(finished, key=lambda each: each[:2]):
         count += 1
         if trial.state == TrialState.COMPLETE:
             reached = [sign * value for sign, value in zip(signs, trial.values, strict=True)]

@@ -188,13 +188,9 @@ def sampler(study: spec.Study, slot: int, attempt: int) -> BaseSampler:
 
 def pruner(study: spec.Study) -> BasePruner:
     """The study's pruner; steps are completed epochs."""
-    return _pruner(study, study.search.pruner, study.search.pruner_options)
-
-
-def _pruner(study: spec.Study, name: str, options: strategies.Options) -> BasePruner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return PRUNERS[name](study, options)
+        return PRUNERS[study.search.pruner](study)
 
 
 def first_rung(study: spec.Study) -> int:
@@ -321,36 +317,43 @@ def _grid(study: spec.Study, slot: int) -> BaseSampler:
     return _Point(points[slot])
 
 
-def _hyperband(study: spec.Study, options: strategies.Options) -> BasePruner:
-    given = _given(options, min_resource=first_rung(study))
-    return optuna.pruners.HyperbandPruner(max_resource=study.trial.epochs, **given)
+def _hyperband(study: spec.Study) -> BasePruner:
+    options = _given(study.search.pruner_options, min_resource=first_rung(study))
+    return optuna.pruners.HyperbandPruner(**options, max_resource=study.trial.epochs)
 
 
-def _asha(study: spec.Study, options: strategies.Options) -> BasePruner:
-    given = _given(options, min_resource=first_rung(study))
-    return optuna.pruners.SuccessiveHalvingPruner(**given)
+def _asha(study: spec.Study) -> BasePruner:
+    options = _given(study.search.pruner_options, min_resource=first_rung(study))
+    return optuna.pruners.SuccessiveHalvingPruner(**options)
 
 
-def _median(study: spec.Study, options: strategies.Options) -> BasePruner:
-    return optuna.pruners.MedianPruner(**_given(options, n_warmup_steps=first_rung(study)))
+def _median(study: spec.Study) -> BasePruner:
+    options = _given(study.search.pruner_options, n_warmup_steps=first_rung(study))
+    return optuna.pruners.MedianPruner(**options)
 
 
-def _percentile(study: spec.Study, options: strategies.Options) -> BasePruner:
-    return optuna.pruners.PercentilePruner(**_given(options, n_warmup_steps=first_rung(study)))
+def _percentile(study: spec.Study) -> BasePruner:
+    options = _given(study.search.pruner_options, n_warmup_steps=first_rung(study))
+    return optuna.pruners.PercentilePruner(**options)
 
 
-def _threshold(study: spec.Study, options: strategies.Options) -> BasePruner:
-    return optuna.pruners.ThresholdPruner(**_given(options, n_warmup_steps=first_rung(study)))
+def _threshold(study: spec.Study) -> BasePruner:
+    options = _given(study.search.pruner_options, n_warmup_steps=first_rung(study))
+    return optuna.pruners.ThresholdPruner(**options)
 
 
-def _patient(study: spec.Study, options: strategies.Options) -> BasePruner:
+def _patient(study: spec.Study) -> BasePruner:
+    options = study.search.pruner_options
     assert isinstance(options, strategies.Patient)
-    name = options.wrapped_pruner
-    wrapped = None if name == "none" else _pruner(study, name, options.wrapped_pruner_options)
+    wrapped = None
+    if options.wrapped_pruner != "none":
+        inner = {"pruner": options.wrapped_pruner, "pruner_options": options.wrapped_pruner_options}
+        search = study.search.model_copy(update=inner)
+        wrapped = pruner(study.model_copy(update={"search": search}))
     return optuna.pruners.PatientPruner(wrapped, options.patience, options.min_delta)
 
 
-def _none(study: spec.Study, options: strategies.Options) -> BasePruner:
+def _none(study: spec.Study) -> BasePruner:
     return optuna.pruners.NopPruner()
 
 
@@ -372,7 +375,7 @@ PLANS: dict[str, Callable[[spec.Study, int], BaseSampler]] = {
 MODELS = ("cmaes", "gp", "nsga2", "tpe")
 """The samplers that learn from earlier trials; the others propose by chance or by a plan."""
 
-PRUNERS: dict[str, Callable[[spec.Study, strategies.Options], BasePruner]] = {
+PRUNERS: dict[str, Callable[[spec.Study], BasePruner]] = {
     "asha": _asha,
     "hyperband": _hyperband,
     "median": _median,
@@ -381,4 +384,4 @@ PRUNERS: dict[str, Callable[[spec.Study, strategies.Options], BasePruner]] = {
     "percentile": _percentile,
     "threshold": _threshold,
 }
-"""Name -> (study, its options) -> pruner."""
+"""Name -> study -> pruner."""

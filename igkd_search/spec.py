@@ -409,13 +409,13 @@ class Search(Closed):
     def _without_pruning(cls, plain: Any) -> Any:
         if not isinstance(plain, Mapping) or {"pruner", "pruner_options"} & set(plain):
             return plain
-        several = plain.get("objectives", []) == list(get_args(Objective))
-        return {**plain, "pruner": "none"} if several else plain
+        pareto = plain.get("objectives") == list(get_args(Objective))
+        return {**plain, "pruner": "none"} if pareto else plain
 
     @property
     def is_pareto(self) -> bool:
         """Whether trade-offs are sought, in place of one best trial."""
-        return len(self.objectives) > 1
+        return self.objectives == list(get_args(Objective))
 
     def faults(self, epochs: int) -> list[str]:
         """What keys of this table say together that cannot be, for trials of so many epochs."""

@@ -128,7 +128,7 @@ def _print_front(front: "Sequence[Mapping[str, Any]]") -> None:
         **_parameters([row["parameters"] for row in front]),
     }
     rows = list(zip(*columns.values(), strict=True))
-    console.print_table("the front: no trial is more accurate and as fast", list(columns), rows)
+    console.print_table("front: no trial beats these", list(columns), rows)
 
 
 def _answer_rows(student: dict[str, Any]) -> list[list[str]]:
