@@ -1,12 +1,15 @@
 """Options have the names of Optuna's parameters, and are chosen by the name beside them."""
 
 import inspect
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from igkd_search import spec, strategies
 from tests.optunas import OPTUNAS
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "search.md"
 
 NOT_OFFERED = {
     # ours, or objects, which a file cannot name
@@ -61,3 +64,16 @@ def test_options_in_epochs_are_named_by_their_place() -> None:
     assert list(strategies.Hyperband().epochs()) == []
     named = {name for model in strategies.PRUNERS.values() for name in model.model_fields}
     assert set(strategies.IN_EPOCHS) <= named
+
+
+def test_the_page_names_every_key_sampler_pruner_and_option() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    models = [*strategies.SAMPLERS.values(), *strategies.PRUNERS.values()]
+    wanted = {name for model in models for name in model.model_fields}
+    wanted |= {*strategies.SAMPLERS, *strategies.PRUNERS}
+    keys = {field.alias or name for name, field in spec.Search.model_fields.items()}
+    wanted |= keys - {*strategies.CHOOSERS, "space", "start"}
+    assert [name for name in sorted(wanted) if f"`{name}`" not in page] == []
+    for table in ("[search.sampler_options]", "[search.pruner_options]", "[search.space]"):
+        assert table in page
+    assert "[[search.start]]" in page
