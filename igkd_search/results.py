@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from igkd_search import database, searches, slots
@@ -79,32 +78,6 @@ def front(study: optuna.Study) -> list[Row]:
     for trial in study.best_trials:
         found.setdefault(tuple(trial.values), trial)
     return [_row(found[values]) for values in sorted(found, reverse=True)]
-
-
-def without_improvement(study: optuna.Study) -> int:
-    """How many trials have finished since the last that was better than all before it.
-
-    In a Pareto study better is what no earlier trial equals or beats in both objectives.
-    """
-    signs = [1 if each == StudyDirection.MAXIMIZE else -1 for each in study.directions]
-    finished = [
-        (trial.datetime_complete, trial.number, trial)
-        for trial in study.get_trials(deepcopy=False)
-        if trial.datetime_complete is not None
-    ]
-    count, seen = 0, list[list[float]]()
-    for _, _, trial in sorted(finished, key=lambda each: each[:2]):
-        count += 1
-        if trial.state == TrialState.COMPLETE:
-            reached = [sign * value for sign, value in zip(signs, trial.values, strict=True)]
-            if not any(_reaches(each, reached) for each in seen):
-                count = 0
-            seen.append(reached)
-    return count
-
-
-def _reaches(one: list[float], other: list[float]) -> bool:
-    return all(ours >= theirs for ours, theirs in zip(one, other, strict=True))
 
 
 def classes(base: database.Database, name: str, row: Row) -> dict[str, Any]:

@@ -155,10 +155,8 @@ def constraints(study: spec.Study, attributes: Mapping[str, Any]) -> dict[str, f
     return {"latency_ms": float(attributes["latency_ms"]) - budget}
 
 
-def proposer(study: spec.Study, trial: optuna.Trial, was_given: bool) -> str:
-    """Who proposed a trial: start (it was given), model, plan (a grid, a sequence) or chance."""
-    if was_given:
-        return "start"
+def proposer(study: spec.Study, trial: optuna.Trial) -> str:
+    """Who proposed a trial that was given nothing: model, plan (a grid, a sequence) or chance."""
     name, options = study.search.sampler, study.search.sampler_options
     if name in PLANS:
         return "plan"

@@ -294,30 +294,3 @@ def test_a_study_of_one_objective_has_no_front(mixed: database.Database) -> None
     assert not results.is_pareto(results.open_study(mixed, "s"))
     assert results.summary(mixed, "s")["front"] is None
     assert results.status(mixed, "s")["front"] is None
-
-
-def test_trials_since_the_last_better_one_are_counted(base: database.Database) -> None:
-    def count() -> int:
-        return results.without_improvement(results.open_study(base, "s"))
-
-    assert count() == 0
-    seen = []
-    for state, accuracy in [
-        (TrialState.FAIL, 0.1),
-        (TrialState.COMPLETE, 0.5),
-        (TrialState.PRUNED, 0.9),
-        (TrialState.COMPLETE, 0.5),
-        (TrialState.RUNNING, 0.9),
-        (TrialState.COMPLETE, 0.6),
-    ]:
-        add(base, state, [accuracy])
-        seen.append(count())
-    assert seen == [1, 0, 1, 2, 2, 0], "equal is not better"
-
-
-def test_what_joins_the_front_is_better(pareto: database.Database) -> None:
-    seen = []
-    for point in [(0.7, 2.0), (0.6, 2.0), (0.6, 1.0), (0.7, 2.0), (0.9, 3.0), (0.8, 2.5)]:
-        add_point(pareto, *point)
-        seen.append(results.without_improvement(results.open_study(pareto, "s")))
-    assert seen == [0, 1, 0, 1, 0, 0]

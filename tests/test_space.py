@@ -344,9 +344,7 @@ def test_interrupted_three_times_no_start_up_point_repeats(sampler: str) -> None
             attempt = 2
         trial = workers.claim(slot, attempt)
         config = space.suggest(trial, study)
-        assert space.proposer(study, trial, False) == (
-            "plan" if sampler in space.PLANS else "chance"
-        )
+        assert space.proposer(study, trial) == ("plan" if sampler in space.PLANS else "chance")
         workers.finish(trial, config)
         decided.append(tuple(getattr(config, name) for name in ranges))
     assert len(set(decided)) == 8
@@ -432,8 +430,7 @@ def test_two_objectives_are_sought_without_pruning(sampler: str) -> None:
     trial = workers.claim(12)
     space.suggest(trial, study)
     by = "model" if sampler in space.MODELS else "plan" if sampler == "qmc" else "chance"
-    assert space.proposer(study, trial, False) == by
-    assert space.proposer(study, trial, True) == "start"
+    assert space.proposer(study, trial) == by
 
 
 def test_a_trial_is_told_with_what_its_study_seeks() -> None:
@@ -471,7 +468,7 @@ def test_fields_that_are_modelled_one_by_one_are_the_models_too() -> None:
     workers, by = Workers(study), []
     for slot in range(5):
         trial = workers.claim(slot)
-        by.append(space.proposer(study, trial, False))
+        by.append(space.proposer(study, trial))
         workers.finish(trial, space.suggest(trial, study))
     assert by == ["chance"] * 3 + ["model"] * 2
 
