@@ -90,21 +90,23 @@ def run(
 
         several = crew.asked(launcher, gpus, workers_per_gpu, workers, slurm or (), device)
         with console.display(STAGES) if several is None else nullcontext():
-            from igkd_search import registry, results
+            from igkd_search import registry, results, spec, stopping
 
             with console.stage("start", note="opening the study"):
                 check_home(home)
                 question = question_of(study, storage, home, data)
-                base = open_if_there(storage, home)
-                done = base is not None and registry.is_finished(base, question, trials)
-            ended = "budget"
-            if not done and several is not None:
+                if trials is not None:
+                    spec.check_budget(question, trials)
+                base, ended = open_if_there(storage, home), None
+                if base is not None:
+                    done = registry.is_finished(base, question, trials)
+                    ended = "budget" if done else stopping.ended(base, question)
+            if several is not None and (base is None or ended is None):
                 order = order_of(study, question, trials, storage, home, data, device)
                 ended = _together(order, several)
                 base = open_storage(storage, home, read_only=True)
-            elif not done:
+            elif base is None or ended is None:
                 base, ended = _search(question, trials, storage, home, device)
-        assert base is not None
         if ended != "budget":
             console.print_note(f"stopped before the budget was spent: {ended}")
         show(results.summary(base, question.name), format, tables.print_summary)
@@ -124,7 +126,10 @@ def prepare(
         with console.stage("start", note="loading"):
             check_home(home)
             question = question_of(study, storage, home, data)
-            from igkd_search import launch
+            from igkd_search import launch, spec
+
+            if trials is not None:
+                spec.check_budget(question, trials)
 
             found = launch.check(question, home, open_if_there(storage, home), device)
             base = open_storage(storage, home)

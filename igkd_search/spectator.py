@@ -75,10 +75,8 @@ class Spectator:
         self._stage.advance(counts.done - self._stage.done, note)
 
     def _best(self) -> str:
-        try:
-            return f"best {self._optuna_study.best_trial.value:.1%}"
-        except (ValueError, RuntimeError):  # none yet, or several objectives
-            return "no best yet"
+        best = results.best(self._optuna_study)
+        return "no best yet" if best is None else f"best {best.accuracy:.1%}"
 
 
 def stops_so_far(url: str, study: str) -> int:
