@@ -46,9 +46,7 @@ def _warn_of_password(context: typer.Context, typed: str | None) -> str | None:
     # the callback of --storage: only here is it known that it came by the command line
     source = context.get_parameter_source("storage")
     if typed is not None and source is not None and source.name == "COMMANDLINE":
-        from igkd_search import database
-
-        if database.masked(typed) != typed:
+        if holds_password(typed):
             console.print_note(
                 "warning: --storage: every user of this machine can read a command's password "
                 "(ps); type --storage-file FILE, or set IGKD_STORAGE or PGPASSFILE"
@@ -210,12 +208,18 @@ def absolute(url: str) -> str:
 
 def without_password(storage: str | None, home: Path) -> str | None:
     """What says where the database is and may be seen by anyone; None when that is not possible."""
-    from igkd_search import database
-
     if storage and "://" not in storage:
         return str(Path(storage).absolute())
     url = url_of(storage, home)
-    return url if database.masked(url) == url else None
+    return None if holds_password(url) else url
+
+
+def holds_password(url: str) -> bool:
+    """Whether a URL holds one that is worth hiding; an empty one is not."""
+    from igkd_search import database
+
+    plain = url.replace(":@", "@", 1)
+    return database.masked(plain) != plain
 
 
 def open_storage(storage: str | None, home: Path, read_only: bool = False) -> database.Database:

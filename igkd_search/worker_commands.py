@@ -116,9 +116,7 @@ def at_work(base: database.Database, name: str) -> dict[str, str]:
     return {row.worker: row.host for row in found if row.alive}
 
 
-def await_leaving(
-    there: Callable[[], set[str]], sleep: Callable[[float], None] = time.sleep
-) -> None:
+def await_leaving(there: Callable[[], set[str]]) -> None:
     """Wait until nobody is there."""
     while there():
-        sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)

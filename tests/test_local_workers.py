@@ -1,0 +1,146 @@
+"""Several workers on this machine, with an `igkd` that trains nothing in place of the real one."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomlkit
+
+from igkd_search import database, local_workers, processes, registry, slots
+from igkd_search.crew import Crew, Launcher, Order
+from igkd_search.errors import ProcessError
+from tests import fake_igkd
+from tests.databases import prepared_url
+
+SPACE = {"kd_weight": {"low": 0.0, "high": 1.0}}
+GPUS = Crew(Launcher.local, 4, 2, ("1", "MIG-7"))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(tomlkit.dumps({"name": "mine", "search": {"trials": 3, "space": SPACE}}))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The `igkd` of the children."""
+    monkeypatch.setattr(local_workers, "IGKD", (sys.executable, fake_igkd.__file__))
+    monkeypatch.setenv("PYTHONPATH", str(Path(fake_igkd.__file__).parents[1]))
+    monkeypatch.setenv("IGKD_DEVICE", "cpu")
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def order(study: Path, url: str, **options: Any) -> Order:
+    told: dict[str, Any] = {"trials": None, "storage": None, "data": None, "device": None}
+    told |= {"home": study.parent / "home", **options}
+    return Order(str(study), registry.find(str(study)), url=url, **told)
+
+
+def test_each_gpu_has_its_workers_and_each_worker_its_log(study: Path) -> None:
+    found = local_workers.jobs(order(study, "sqlite:////nowhere"), GPUS, stops=2)
+    assert [job.environment["CUDA_VISIBLE_DEVICES"] for job in found] == [
+        "1",
+        "1",
+        "MIG-7",
+        "MIG-7",
+    ]
+    assert {job.environment["CUDA_DEVICE_ORDER"] for job in found} == {"PCI_BUS_ID"}
+    # a GPU that is not there must be an error, not a training on the CPU
+    assert {job.environment["IGKD_DEVICE"] for job in found} == {"cuda"}
+    assert {job.environment["IGKD_WORKERS"] for job in found} == {"4"}
+    assert {job.environment["IGKD_STOPS"] for job in found} == {"2"}
+    names = [f"worker-{i}" for i in range(4)]
+    assert [job.name for job in found] == names
+    assert [job.log for job in found] == [study.parent / f"home/logs/mine/{n}.log" for n in names]
+
+
+def test_workers_without_gpus_compute_on_what_was_asked(study: Path) -> None:
+    asked = order(study, "sqlite:////nowhere", data=Path("images"), device="mps")
+    (job, _) = local_workers.jobs(asked, Crew(Launcher.local, 2), 0)
+    assert not job.environment.keys() & {"CUDA_VISIBLE_DEVICES", "IGKD_DEVICE"}
+    home = str(study.parent / "home")
+    options = ["worker", "mine", "--home", home, "--data", "images", "--device", "mps"]
+    assert list(job.command[-8:]) == options
+
+
+def test_the_materials_are_prepared_on_the_first_gpu(study: Path) -> None:
+    job = local_workers.prepare_job(order(study, "sqlite:////nowhere", trials=9), GPUS)
+    assert job.environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert list(job.command[2:4]) == ["prepare", str(study)]
+    assert list(job.command[-2:]) == ["--trials", "9"]
+
+
+def test_the_budget_is_spent_and_the_password_is_seen_nowhere(
+    study: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    socket = prepared_url("postgresql", tmp_path)
+    url = re.sub(r"://(\w+):?@", r"://\1:secret@", socket)
+    assert "secret" in url
+    asked = order(study, url, trials=5)
+    assert local_workers.search(asked, Crew(Launcher.local, 2)) == "budget"
+    base = database.connect(socket)
+    assert slots.Slots(base, "mine").counts() == slots.Counts(5, 0, 0, 5)
+    base.close()
+    logs = {path.name: path.read_text() for path in (tmp_path / "home" / "logs" / "mine").iterdir()}
+    assert sorted(logs) == ["worker-0.log", "worker-1.log"]
+    said = capfd.readouterr().out + "".join(logs.values())
+    # each of them has printed what /proc shows of its command
+    assert said.count(fake_igkd.__file__) == 3 and "prepare" in said
+    assert "secret" not in said
+    assert sum(int(found) for found in re.findall(r"spent (\d+)", said)) == 5
+    assert said.count("IGKD_STOPS=0 IGKD_WORKERS=2") == 2
+
+
+@pytest.mark.parametrize(("code", "ours"), [(1, 1), (130, 130), (-9, 137)])
+def test_what_prepare_ends_with_is_what_the_command_ends_with(
+    study: Path, tmp_path: Path, code: int, ours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_workers, "in_front", lambda command, environment: code)
+    with pytest.raises(SystemExit) as ended:
+        local_workers.search(order(study, prepared_url("sqlite", tmp_path)), GPUS)
+    assert ended.value.code == ours
+
+
+@pytest.mark.parametrize("spent", [True, False])
+def test_workers_that_are_given_up_matter_only_while_the_budget_is_not_spent(
+    study: Path,
+    tmp_path: Path,
+    spent: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    url = prepared_url("sqlite", tmp_path)
+    base = database.connect(url)
+    registry.register(base, registry.find(str(study)))
+
+    class Failing(processes.Supervisor):
+        def run(self, *_: Any) -> None:
+            table = slots.Slots(base, "mine")
+            while spent and (claim := table.claim()):
+                table.finish(claim, "complete")
+            raise ProcessError("worker-0 died 5 times in a row")
+
+    monkeypatch.setattr(local_workers, "in_front", lambda command, environment: 0)
+    monkeypatch.setattr(local_workers, "Supervisor", Failing)
+    if spent:
+        assert local_workers.search(order(study, url), Crew(Launcher.local, 2)) == "budget"
+        assert "worker-0 died 5 times in a row" in caplog.text
+    else:
+        with pytest.raises(ProcessError, match="worker-0 died"):
+            local_workers.search(order(study, url), Crew(Launcher.local, 2))
+    base.close()
+
+
+def test_the_parent_of_workers_loads_no_torch() -> None:
+    code = (
+        "import sys; from igkd_search import cli, local_workers, ray_workers, slurm_workers;"
+        "print({'torch', 'ray', 'submitit'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.stdout, found.stderr) == ("set()\n", "")
