@@ -45,12 +45,12 @@ StudyArgument = Annotated[
 def _warn_of_password(context: typer.Context, typed: str | None) -> str | None:
     # the callback of --storage: only here is it known that it came by the command line
     source = context.get_parameter_source("storage")
-    if typed is not None and source is not None and source.name == "COMMANDLINE":
-        if holds_password(typed):
-            console.print_note(
-                "warning: --storage: every user of this machine can read a command's password "
-                "(ps); type --storage-file FILE, or set IGKD_STORAGE or PGPASSFILE"
-            )
+    by_command_line = source is not None and source.name == "COMMANDLINE"
+    if typed is not None and by_command_line and holds_password(typed):
+        console.print_note(
+            "warning: --storage: every user of this machine can read a command's password "
+            "(ps); type --storage-file FILE, or set IGKD_STORAGE or PGPASSFILE"
+        )
     return typed
 
 

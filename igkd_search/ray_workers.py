@@ -54,7 +54,7 @@ def search(order: Order, crew: Crew) -> str:
         stops=spectator.stops_so_far(order.url, order.name),
         logs=order.logs.absolute(),
     )
-    with console.display(["ray", "trials"]), _cluster(crew) as ray:
+    with console.display(["ray", "trials"]), _cluster() as ray:
         _begin(ray, task, crew)
         with console.stage("trials", unit="trials") as stage, _asked() as asked:
             watched = spectator.Spectator(order.url, order.question, stage, task.stops)
@@ -107,7 +107,7 @@ def prepare(task: Task) -> None:
 
 
 @contextmanager
-def _cluster(crew: Crew) -> Iterator[Any]:
+def _cluster() -> Iterator[Any]:
     """A connection to the cluster at hand, else to one of this machine alone; yields `ray`."""
     ray: Any = importlib.import_module("ray")  # its own types know little of it
     if ray.is_initialized():  # whoever has connected this process disconnects it
@@ -117,9 +117,10 @@ def _cluster(crew: Crew) -> Iterator[Any]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         try:
             ray.init(address="auto", **options)
-        except ConnectionError:
-            if os.environ.get("RAY_ADDRESS"):  # a cluster was meant
-                raise
+        except ConnectionError as error:
+            meant = os.environ.get("RAY_ADDRESS")
+            if meant:
+                raise StudyError(f"RAY_ADDRESS = {meant}: {error}") from error
             stage.advance(0, "no cluster at hand: starting Ray on this machine")
             ray.init(include_dashboard=False, **options)
         there = ray.cluster_resources()

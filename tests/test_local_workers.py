@@ -1,15 +1,21 @@
 """Several workers on this machine, with an `igkd` that trains nothing in place of the real one."""
 
+import logging
 import re
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import tomlkit
+from typer.testing import CliRunner, Result
 
-from igkd_search import database, local_workers, processes, registry, slots
+from igkd_search import cli, console, database, local_workers, processes, registry, slots
 from igkd_search.crew import Crew, Launcher, Order
 from igkd_search.errors import ProcessError
 from tests import fake_igkd
@@ -144,3 +150,38 @@ def test_the_parent_of_workers_loads_no_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (found.stdout, found.stderr) == ("set()\n", "")
+
+
+@pytest.fixture
+def igkd(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """Type commands in this process, whose children run the real ones."""
+    monkeypatch.undo()  # the fake
+    monkeypatch.setenv("PYTHONPATH", str(Path(fake_igkd.__file__).parents[1]))
+    monkeypatch.setattr(console, "_consoles", {})
+    package, on_sigterm = logging.getLogger("igkd_search"), signal.getsignal(signal.SIGTERM)
+    kept = package.handlers[:], package.level, package.propagate
+    verbosity = optuna.logging.get_verbosity()
+    yield lambda *typed: CliRunner().invoke(cli.app, [str(argument) for argument in typed])
+    package.handlers[:], package.level, package.propagate = kept
+    signal.signal(signal.SIGTERM, on_sigterm)
+    optuna.logging.set_verbosity(verbosity)
+
+
+def test_two_workers_share_a_search_as_typed(
+    igkd: Callable[..., Result], searched: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(searched, home)
+    found = igkd("run", "tiny", "--trials", 5, "--workers", 2, "--home", home)
+    assert found.exit_code == 0, found.output
+    base = database.connect(f"sqlite:///{home / 'igkd.db'}")
+    assert slots.Slots(base, "tiny").counts() == slots.Counts(5, 0, 0, 5)
+    ended = [attempt.end for attempt in slots.Slots(base, "tiny").attempts()]
+    assert ended == ["done"] * 5
+    base.close()
+    assert "5 complete, 0 pruned, 0 failed, of 5" in found.stdout
+    assert found.stdout == igkd("best", "tiny", "--home", home).stdout
+    assert "2 workers; their logs are in" in found.stderr
+    for number in range(2):
+        log = (home / "logs" / "tiny" / f"worker-{number}.log").read_text()
+        assert "the budget is spent; igkd best tiny" in log
