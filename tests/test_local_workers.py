@@ -26,7 +26,7 @@ GPUS = Crew(Launcher.local, 4, 2, ("1", "MIG-7"))
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Path:
+def mine(tmp_path: Path) -> Path:
     path = tmp_path / "mine.toml"
     path.write_text(tomlkit.dumps({"name": "mine", "search": {"trials": 3, "space": SPACE}}))
     return path
@@ -42,14 +42,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def order(study: Path, url: str, **options: Any) -> Order:
+def order(mine: Path, url: str, **options: Any) -> Order:
     told: dict[str, Any] = {"trials": None, "storage": None, "data": None, "device": None}
-    told |= {"home": study.parent / "home", **options}
-    return Order(str(study), registry.find(str(study)), url=url, **told)
+    told |= {"home": mine.parent / "home", **options}
+    return Order(str(mine), registry.find(str(mine)), url=url, **told)
 
 
-def test_each_gpu_has_its_workers_and_each_worker_its_log(study: Path) -> None:
-    found = local_workers.jobs(order(study, "sqlite:////nowhere"), GPUS, stops=2)
+def test_each_gpu_has_its_workers_and_each_worker_its_log(mine: Path) -> None:
+    found = local_workers.jobs(order(mine, "sqlite:////nowhere"), GPUS, stops=2)
     assert [job.environment["CUDA_VISIBLE_DEVICES"] for job in found] == [
         "1",
         "1",
@@ -63,32 +63,32 @@ def test_each_gpu_has_its_workers_and_each_worker_its_log(study: Path) -> None:
     assert {job.environment["IGKD_STOPS"] for job in found} == {"2"}
     names = [f"worker-{i}" for i in range(4)]
     assert [job.name for job in found] == names
-    assert [job.log for job in found] == [study.parent / f"home/logs/mine/{n}.log" for n in names]
+    assert [job.log for job in found] == [mine.parent / f"home/logs/mine/{n}.log" for n in names]
 
 
-def test_workers_without_gpus_compute_on_what_was_asked(study: Path) -> None:
-    asked = order(study, "sqlite:////nowhere", data=Path("images"), device="mps")
+def test_workers_without_gpus_compute_on_what_was_asked(mine: Path) -> None:
+    asked = order(mine, "sqlite:////nowhere", data=Path("images"), device="mps")
     (job, _) = local_workers.jobs(asked, Crew(Launcher.local, 2), 0)
     assert not job.environment.keys() & {"CUDA_VISIBLE_DEVICES", "IGKD_DEVICE"}
-    home = str(study.parent / "home")
+    home = str(mine.parent / "home")
     options = ["worker", "mine", "--home", home, "--data", "images", "--device", "mps"]
     assert list(job.command[-8:]) == options
 
 
-def test_the_materials_are_prepared_on_the_first_gpu(study: Path) -> None:
-    job = local_workers.prepare_job(order(study, "sqlite:////nowhere", trials=9), GPUS)
+def test_the_materials_are_prepared_on_the_first_gpu(mine: Path) -> None:
+    job = local_workers.prepare_job(order(mine, "sqlite:////nowhere", trials=9), GPUS)
     assert job.environment["CUDA_VISIBLE_DEVICES"] == "1"
-    assert list(job.command[2:4]) == ["prepare", str(study)]
+    assert list(job.command[2:4]) == ["prepare", str(mine)]
     assert list(job.command[-2:]) == ["--trials", "9"]
 
 
 def test_the_budget_is_spent_and_the_password_is_seen_nowhere(
-    study: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    mine: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     socket = prepared_url("postgresql", tmp_path)
     url = re.sub(r"://(\w+):?@", r"://\1:secret@", socket)
     assert "secret" in url
-    asked = order(study, url, trials=5)
+    asked = order(mine, url, trials=5)
     assert local_workers.search(asked, Crew(Launcher.local, 2)) == "budget"
     base = database.connect(socket)
     assert slots.Slots(base, "mine").counts() == slots.Counts(5, 0, 0, 5)
@@ -105,17 +105,17 @@ def test_the_budget_is_spent_and_the_password_is_seen_nowhere(
 
 @pytest.mark.parametrize(("code", "ours"), [(1, 1), (130, 130), (-9, 137)])
 def test_what_prepare_ends_with_is_what_the_command_ends_with(
-    study: Path, tmp_path: Path, code: int, ours: int, monkeypatch: pytest.MonkeyPatch
+    mine: Path, tmp_path: Path, code: int, ours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_workers, "in_front", lambda command, environment: code)
     with pytest.raises(SystemExit) as ended:
-        local_workers.search(order(study, prepared_url("sqlite", tmp_path)), GPUS)
+        local_workers.search(order(mine, prepared_url("sqlite", tmp_path)), GPUS)
     assert ended.value.code == ours
 
 
 @pytest.mark.parametrize("spent", [True, False])
 def test_workers_that_are_given_up_matter_only_while_the_budget_is_not_spent(
-    study: Path,
+    mine: Path,
     tmp_path: Path,
     spent: bool,
     monkeypatch: pytest.MonkeyPatch,
@@ -123,7 +123,7 @@ def test_workers_that_are_given_up_matter_only_while_the_budget_is_not_spent(
 ) -> None:
     url = prepared_url("sqlite", tmp_path)
     base = database.connect(url)
-    registry.register(base, registry.find(str(study)))
+    registry.register(base, registry.find(str(mine)))
 
     class Failing(processes.Supervisor):
         def run(self, *_: Any) -> None:
@@ -135,11 +135,11 @@ def test_workers_that_are_given_up_matter_only_while_the_budget_is_not_spent(
     monkeypatch.setattr(local_workers, "in_front", lambda command, environment: 0)
     monkeypatch.setattr(local_workers, "Supervisor", Failing)
     if spent:
-        assert local_workers.search(order(study, url), Crew(Launcher.local, 2)) == "budget"
+        assert local_workers.search(order(mine, url), Crew(Launcher.local, 2)) == "budget"
         assert "worker-0 died 5 times in a row" in caplog.text
     else:
         with pytest.raises(ProcessError, match="worker-0 died"):
-            local_workers.search(order(study, url), Crew(Launcher.local, 2))
+            local_workers.search(order(mine, url), Crew(Launcher.local, 2))
     base.close()
 
 
