@@ -23,6 +23,7 @@ FLOORS = {
     "schema": 0,
     "identities": 0,
     "draining": 0,
+    "filesystems": 0,
     "strategies": 0,
     "losses": 1,
     "augment": 0,
@@ -69,6 +70,7 @@ FLOORS = {
     "slots": 4,
     "searches": 4,
     "queued": 4,
+    "connections": 4,
     "inventory": 4,
     "gallery": 4,
     "training": 5,
@@ -148,7 +150,9 @@ def test_importing_the_package_imports_nothing() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["spec", "strategies", "architectures", "errors", "console", "cli", "__main__"],
+    [
+        *("spec", "strategies", "architectures", "errors", "console", "cli", "__main__"),
+    ],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     heavy = {"torch", "torchvision", "optuna", "sqlalchemy", "numpy", "rich", "captum", "sklearn"}
