@@ -28,6 +28,7 @@ def search(order: Order, crew: Crew) -> str:
     stops = spectator.stops_so_far(order.url, order.name)
     with order.in_environment():
         _prepare(order, crew)
+        spectator.check_room(order.url, crew.workers)
         supervisor = Supervisor(jobs(order, crew, stops))
         log.info("%d workers; their logs are in %s", crew.workers, order.logs)
         with console.display(["trials"]), console.stage("trials", unit="trials") as stage:

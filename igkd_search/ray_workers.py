@@ -56,6 +56,7 @@ def search(order: Order, crew: Crew) -> str:
     )
     with console.display(["ray", "trials"]), _cluster() as ray:
         _begin(ray, task, crew)
+        spectator.check_room(order.url, crew.workers)
         with console.stage("trials", unit="trials") as stage, _asked() as asked:
             watched = spectator.Spectator(order.url, order.question, stage, task.stops)
             problems = _work(ray, task, crew, watched, asked)

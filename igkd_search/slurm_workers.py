@@ -91,6 +91,7 @@ def search(order: Order, crew: Crew) -> str:
     with console.display(["slurm", "trials"]), order.in_environment():
         executor = _executor(order, crew)
         _begin(executor, order, crew)
+        spectator.check_room(order.url, crew.workers)
         tasks = [_workers(order, crew, stops, i) for i in range(crew.workers // _own(crew))]
         with console.stage("slurm", note="submitting") as stage:
             with _naming_refusals(), executor.batch():

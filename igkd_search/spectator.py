@@ -6,7 +6,17 @@ All is read from the database, so it is the same search wherever its workers are
 import time
 from collections.abc import Callable
 
-from igkd_search import console, database, results, searches, slots, spec, stopping, workers
+from igkd_search import (
+    connections,
+    console,
+    database,
+    results,
+    searches,
+    slots,
+    spec,
+    stopping,
+    workers,
+)
 from igkd_search.errors import StorageLost
 from igkd_search.identities import this_process
 
@@ -77,6 +87,15 @@ class Spectator:
     def _best(self) -> str:
         best = results.best(self._optuna_study)
         return "no best yet" if best is None else f"best {best.accuracy:.1%}"
+
+
+def check_room(url: str, workers: int) -> None:
+    """StorageError when the database lacks the connections for so many more workers."""
+    base = database.connect(url)
+    try:
+        connections.check_room(base, workers)
+    finally:
+        base.close()
 
 
 def stops_so_far(url: str, study: str) -> int:

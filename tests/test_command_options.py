@@ -155,3 +155,11 @@ def test_an_order_means_the_same_in_any_folder_and_holds_a_password_only_where_i
     assert of("url") == (SECRET, f"{tmp_path}/url")
     assert without_password(SECRET, tmp_path) is None
     assert absolute(SECRET) == SECRET
+
+
+def test_what_a_url_hides_is_found(tmp_path: Path) -> None:
+    holds = command_options.holds_password
+    assert holds(SECRET) and holds("postgresql+psycopg://a@b/c?password=x")
+    assert holds("postgresql+psycopg://a:p/q#r@b/c")  # not a URL that could be parsed
+    for plain in ("sqlite:////a:b/c.db", "postgresql+psycopg://a@b:5432/c", "p://a:@b", "a.url"):
+        assert not holds(plain)

@@ -23,6 +23,9 @@ FLOORS = {
     "schema": 0,
     "identities": 0,
     "draining": 0,
+    "filesystems": 0,
+    "findings": 0,
+    "probe": 0,
     "strategies": 0,
     "losses": 1,
     "augment": 0,
@@ -40,6 +43,7 @@ FLOORS = {
     "users": 1,
     "gpus": 1,
     "patience": 1,
+    "installation": 1,
     "fenced": 2,
     "database": 3,
     "arrays": 1,
@@ -70,16 +74,19 @@ FLOORS = {
     "slots": 4,
     "searches": 4,
     "queued": 4,
+    "connections": 4,
     "inventory": 4,
     "gallery": 4,
     "training": 5,
     "births": 5,
     "workers": 5,
+    "server_health": 5,
     "stopping": 5,
     "registry": 5,
     "results": 5,
     "keeper": 6,
     "worker": 6,
+    "database_health": 6,
     "report": 6,
     "tables": 6,
     "export": 6,
@@ -87,6 +94,7 @@ FLOORS = {
     "final": 7,
     "dashboard": 7,
     "maintenance": 7,
+    "doctor": 7,
     "command_options": 7,
     "endings": 7,
     "crew": 6,
@@ -95,6 +103,7 @@ FLOORS = {
     "ray_workers": 8,
     "slurm_workers": 8,
     "worker_commands": 8,
+    "doctor_command": 8,
     "cli": 9,
     "__main__": 10,
 }
@@ -155,7 +164,10 @@ def test_importing_the_package_imports_nothing() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["spec", "strategies", "architectures", "errors", "console", "cli", "__main__"],
+    [
+        *("spec", "strategies", "architectures", "errors", "console", "cli", "__main__"),
+        "doctor_command",
+    ],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     heavy = {"torch", "torchvision", "optuna", "sqlalchemy", "numpy", "rich", "captum", "sklearn"}
