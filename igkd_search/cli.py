@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import __version__, console, tables
+from igkd_search import __version__, console, tables, worker_commands
 from igkd_search.command_options import (
     HOME,
     DataOption,
@@ -110,21 +110,6 @@ def prepare(
         launch.prepare(base, question, home, data=found, device=device)
 
 
-@app.command()
-def status(
-    study: StudyArgument,
-    storage: StorageOption = None,
-    home: HomeOption = HOME,
-    format: FormatOption = Format.table,
-) -> None:
-    """Budget, running trials and the best so far."""
-    with reporting(study):
-        from igkd_search import registry, results
-
-        found = results.status(open_storage(storage, home, read_only=True), registry.name_of(study))
-        show(found, format, tables.print_status)
-
-
 @app.command("trials")
 def list_trials(
     study: StudyArgument,
@@ -134,12 +119,14 @@ def list_trials(
 ) -> None:
     """Every trial: state, parameters, accuracy, cause and reason of failure."""
     with reporting(study):
-        from igkd_search import registry, results
+        from igkd_search import progress, registry, results
 
-        base = open_storage(storage, home, read_only=True)
-        found = results.rows(results.open_study(base, registry.name_of(study)))
+        base, name = open_storage(storage, home, read_only=True), registry.name_of(study)
+        found = results.rows(results.open_study(base, name))
         if format is Format.json:
-            console.print_json([row.as_dict() for row in found])
+            hosts = progress.hosts(base, name, found)
+            several = {number: {"hosts": names} for number, names in hosts.items()}
+            console.print_json([row.as_dict() | several.get(row.number, {}) for row in found])
             return
         tables.print_trials(found)
 
@@ -274,6 +261,9 @@ def _search(
         data = launch.check(question, home, open_if_there(storage, home), device)
         base = open_storage(storage, home)
     return base, launch.search(base, question, home, trials, data, device)
+
+
+worker_commands.register(app)
 
 
 def main() -> None:
