@@ -74,17 +74,17 @@ def run(
     """Prepare, search and print the best; run again to continue."""
     with reporting(study):
         with console.display(STAGES):
-            from igkd_search import registry, results
+            from igkd_search import registry, results, stopping
 
             with console.stage("start", note="opening the study"):
                 check_home(home)
                 question = question_of(study, storage, home, data)
-                base = open_if_there(storage, home)
-                done = base is not None and registry.is_finished(base, question, trials)
-            ended = "budget"
-            if not done:
+                base, ended = open_if_there(storage, home), None
+                if base is not None:
+                    done = registry.is_finished(base, question, trials)
+                    ended = "budget" if done else stopping.ended(base, question)
+            if base is None or ended is None:
                 base, ended = _search(question, trials, storage, home, device)
-        assert base is not None
         if ended != "budget":
             console.print_note(f"stopped before the budget was spent: {ended}")
         show(results.summary(base, question.name), format, tables.print_summary)

@@ -101,8 +101,7 @@ class Slots:
         self._monotonic = monotonic
         self._seen: dict[int, tuple[int, float]] = {}  # slot -> counter, and since when it stands
         self._mine = slots.c.study_name == study_name
-        # The pool mends a broken connection silently; what was seen before it proves nothing.
-        event.listen(database.engine, "invalidate", lambda *_: self.forget_observations())
+        self._watching = False
 
     @property
     def patience(self) -> Patience:
@@ -237,6 +236,10 @@ class Slots:
         return self._take(connection, row) if row else None
 
     def _adopt(self, connection: sa.Connection) -> Claim | None:
+        if not self._watching:
+            # The pool mends a broken connection silently; what was seen before it proves nothing.
+            event.listen(self.database.engine, "invalidate", lambda *_: self.forget_observations())
+            self._watching = True
         seen, before = self._seen, self._monotonic()
         leased = sa.select(slots).where(self._mine, slots.c.state == "leased")
         rows = connection.execute(leased.order_by(slots.c.slot)).all()

@@ -6,7 +6,7 @@ What has begun is still finished; only nothing fresh is claimed.
 import optuna
 from optuna.trial import FrozenTrial
 
-from igkd_search import database, searches, spec
+from igkd_search import database, searches, slots, spec
 
 
 def reason(base: database.Database, study: spec.Study, trials: optuna.Study) -> str | None:
@@ -26,6 +26,17 @@ def reason(base: database.Database, study: spec.Study, trials: optuna.Study) -> 
                 "better; raise it in the study file to go on"
             )
     return None
+
+
+def ended(base: database.Database, study: spec.Study) -> str | None:
+    """The `reason` for which a study's search has ended, with nothing left that has begun."""
+    if base.read_study(study.name) is None:
+        return None
+    rows = slots.Slots(base, study.name).rows()
+    if any(row.state != "done" and row.attempt > 0 for row in rows):
+        return None
+    trials = optuna.load_study(study_name=study.name, storage=base.storage)
+    return reason(base, study, trials)
 
 
 def trials_without_gain(study: optuna.Study) -> int:

@@ -22,6 +22,7 @@ from igkd_search import (
     export,
     final,
     fitting,
+    identities,
     inventory,
     latency,
     launch,
@@ -31,10 +32,12 @@ from igkd_search import (
     registry,
     results,
     schema,
+    searches,
     slots,
     spec,
     study_file,
     training,
+    workers,
 )
 from igkd_search.errors import DataError, MaterialError, StorageError, StudyError
 from igkd_search.vault import Vault
@@ -292,6 +295,52 @@ def test_latency_is_measured_once_for_all_trials_of_a_study(
     assert facts_of(base)["latency"] == other
     told = launch.describe(study, shared, "cpu")(study.trial)
     assert told["latency_ms"] == 123.0, "whatever this host would measure"
+
+
+def test_who_joins_works_off_what_is_open_and_leaves_the_budget_alone(
+    base: database.Database, study: spec.Study, mine: Path
+) -> None:
+    slots.Slots(base, "tiny").set_budget(3)
+    question = tiny_with_budget(study, 50)
+    before = base.read_study("tiny")
+    assert launch.join(base, question, mine) == "budget"
+    after = base.read_study("tiny")
+    assert before is not None and after is not None
+    assert (after.trials, after.question) == (before.trials, before.question)
+    assert slots.Slots(base, "tiny").counts() == slots.Counts(3, 0, 0, 3)
+    row = workers.rows(base, "tiny", identities.this_process())[-1]
+    assert (row.device, row.uuid, row.state) == ("cpu", None, "left")
+    assert set(row.versions) == {"igkd-search", "torch", "optuna"}
+
+
+def tiny_with_budget(study: spec.Study, trials: int) -> spec.Study:
+    search = study.search.model_copy(update={"trials": trials})
+    return study.model_copy(update={"search": search})
+
+
+def test_who_joins_a_study_that_has_not_begun_is_told_what_to_type(
+    study: spec.Study, tmp_path: Path
+) -> None:
+    empty = database.connect(f"sqlite:///{tmp_path / 'empty.db'}")
+    with pytest.raises(StudyError, match="has not begun: type 'igkd run tiny' once, or"):
+        launch.join(empty, study, tmp_path / "home")
+    empty.close()
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_word_to_stop_while_materials_are_built_is_heard(
+    base: database.Database, study: spec.Study, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots.Slots(base, "tiny").set_budget(3)
+    prepare = materials.prepare
+
+    def stopped(*arguments: Any, **options: Any) -> materials.Materials:
+        searches.ask_to_stop(base, "tiny")
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr(materials, "prepare", stopped)
+    assert launch.join(base, study, mine) == "igkd stop"
+    assert slots.Slots(base, "tiny").counts().done == 2
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from igkd_search import searches, spec, stopping, study_file
+from igkd_search import searches, slots, spec, stopping, study_file
 from igkd_search.database import Database, connect
 from igkd_search.schema import searches as table
 from tests.databases import prepared_url
@@ -87,3 +87,23 @@ def test_hours_are_those_of_searching(base: Database) -> None:
     assert stopping.reason(base, study_of(hours=0.6), trials) is None
     reason = stopping.reason(base, study_of(hours=0.5), trials)
     assert reason == "search.hours = 0.5 are spent; raise them in the study file to go on"
+
+
+def test_a_search_has_ended_once_nothing_that_has_begun_is_left(base: Database) -> None:
+    study = study_of(patience=2, trials=9)
+    assert stopping.ended(base, study) is None, "it has not even begun"
+    trials_of(base, [0.5, 0.4, 0.3])
+    base.write_study("s", {}, 9)
+    table = slots.Slots(base, "s")
+    table.set_budget(9)
+    reason = stopping.ended(base, study)
+    assert reason is not None and reason.startswith("search.patience = 2")
+    claim = table.claim()
+    assert claim is not None and stopping.ended(base, study) is None
+    table.release(claim)
+    assert stopping.ended(base, study) is None, "somebody still has to finish it"
+    again = table.claim()
+    assert again is not None
+    table.finish(again, "complete")
+    assert stopping.ended(base, study) == reason
+    assert stopping.ended(base, study_of(patience=3, trials=9)) is None
