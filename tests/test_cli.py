@@ -24,6 +24,7 @@ from igkd_search import (
     console,
     launch,
     materials,
+    progress,
     results,
     spec,
     study_file,
@@ -331,7 +332,8 @@ def test_json_is_all_there_is_on_standard_output(igkd: Igkd, searched: Path) -> 
     best = json.loads(igkd("best", "tiny", "-f", "json", "--home", searched).stdout)
     status = json.loads(igkd("status", "tiny", "-f", "json", "--home", searched).stdout)
     trials = json.loads(igkd("trials", "tiny", "--format", "json", "--home", searched).stdout)
-    assert status["budget"] == {"trials": 2, "done": 2, "running": 0, "open": 0}
+    counted = {"trials": 2, "done": 2, "running": 0, "open": 0, "queued": 0}
+    assert status["budget"] == counted and status["ended"]
     assert status["best"]["trial"] == best["best"]["number"]
     assert best["best"] == trials[best["best"]["number"]]
     assert best["best"]["accuracy"] == max(trial["accuracy"] for trial in trials)
@@ -686,6 +688,6 @@ def test_a_database_lost_in_mid_search_is_one_error(
         cause = OSError("server closed the connection\nunexpectedly")
         raise optuna.exceptions.StorageInternalError("an exception is raised") from cause
 
-    monkeypatch.setattr(results, "status", lose)
+    monkeypatch.setattr(progress.Reader, "read", lose)
     message = error_of(igkd("status", "tiny", "--home", searched))
     assert message.startswith("the database was lost: server closed the connection; ")
