@@ -74,11 +74,13 @@ def run(
     """Prepare, search and print the best; run again to continue."""
     with reporting(study):
         with console.display(STAGES):
-            from igkd_search import registry, results, stopping
+            from igkd_search import registry, results, spec, stopping
 
             with console.stage("start", note="opening the study"):
                 check_home(home)
                 question = question_of(study, storage, home, data)
+                if trials is not None:
+                    spec.check_budget(question, trials)
                 base, ended = open_if_there(storage, home), None
                 if base is not None:
                     done = registry.is_finished(base, question, trials)

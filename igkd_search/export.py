@@ -11,7 +11,7 @@ from typing import Any
 
 import tomlkit
 
-from igkd_search import __version__, database, registry, results, spec, study_file, vault
+from igkd_search import __version__, database, registry, results, space, spec, study_file, vault
 from igkd_search.errors import MaterialError, StudyError
 
 _PACKAGES = ("torch", "torchvision", "captum", "optuna", "onnxruntime", "numpy")
@@ -39,8 +39,9 @@ def export(
     study = study_file.check(spec.Study, record.question, f"study '{name}' in the storage")
     teacher_file = output.with_name(f"{output.stem}.teacher.safetensors")
     weights = _teacher_bytes(base, record.facts, home, name)
+    searched = space.fields(study, row.parameters)
     decided = {"architecture": study.trial.architecture or study.teacher.architecture}
-    chosen = study.trial.model_copy(update=decided | row.parameters)
+    chosen = study.trial.model_copy(update=decided | searched)
     teacher = study.teacher.model_copy(
         update={
             "checkpoint": teacher_file.name,
@@ -64,7 +65,7 @@ def export(
     except OSError as error:
         raise StudyError(f"{output.parent}: cannot be made: {error}") from error
     vault.write_whole(teacher_file, weights)
-    vault.write_whole(output, _document(exported, row).encode())
+    vault.write_whole(output, _document(exported, row.number, set(searched)).encode())
     return exported
 
 
@@ -130,9 +131,9 @@ def _provenance(name: str, row: results.Row, facts: dict[str, Any]) -> spec.Prov
     )
 
 
-def _document(exported: spec.Exported, row: results.Row) -> str:
+def _document(exported: spec.Exported, number: int, searched: set[str]) -> str:
     document = tomlkit.document()
-    document.add(tomlkit.comment(f"The configuration of trial {row.number}, ready to be trained:"))
+    document.add(tomlkit.comment(f"The configuration of trial {number}, ready to be trained:"))
     document.add(tomlkit.comment("igkd train THIS_FILE -o final/"))
     document.add("schema_version", tomlkit.item(exported.schema_version))
     for name, section in exported.model_dump(mode="json", exclude={"schema_version"}).items():
@@ -142,7 +143,7 @@ def _document(exported: spec.Exported, row: results.Row) -> str:
             if value is None:
                 continue  # TOML has no null: absent means the default
             item = tomlkit.item(value)
-            if name == "trial" and key in row.parameters:
+            if name == "trial" and key in searched:
                 item.comment("searched")
             table.add(key, item)
         document.add(tomlkit.nl())

@@ -117,12 +117,7 @@ class Materials:
 
 def students(study: spec.Run) -> list[models.Architecture]:
     """Every student the space can ask for, in order."""
-    return [
-        models.Architecture(name or study.teacher.architecture, removed_blocks, width)
-        for name in study.values_of("architecture")
-        for removed_blocks in study.values_of("removed_blocks")
-        for width in study.values_of("width")
-    ]
+    return study.students()
 
 
 def check(study: spec.Run, keeper: teacher.Keeper | None = None) -> None:

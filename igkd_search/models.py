@@ -6,7 +6,6 @@ builds it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
@@ -52,26 +51,7 @@ class Student(nn.Module):
         return logits
 
 
-@dataclass(frozen=True, order=True)
-class Architecture:
-    """What a student is made of; equal architectures share one latency figure."""
-
-    network: str
-    """The name of the network it is cut from."""
-    removed_blocks: int
-    width: float = 1.0
-
-    @classmethod
-    def of(cls, trial: spec.TrialConfig, teacher: str) -> "Architecture":
-        """That of a trial, whose network is by default the teacher's."""
-        return cls(trial.architecture or teacher, trial.removed_blocks, trial.width)
-
-    @property
-    def name(self) -> str:
-        """The key of this architecture in tables, such as `mobilenet_v2-5`."""
-        return f"{self.network}-{self.removed_blocks}" + (
-            f"-x{self.width:g}" if self.width != 1 else ""
-        )
+Architecture = spec.Architecture
 
 
 def build_teacher(name: str, classes: int, width: float = 1.0, image_side: int = 32) -> nn.Module:

@@ -86,6 +86,7 @@ def _pairs(found: Mapping[str, Any]) -> dict[str, str]:
         if best is None
         else f"trial {best['trial']}, {best['accuracy']:.1%} on validation",
         "": "" if best is None else _configuration(best["parameters"]),
+        "front": _front(found["front"] or []),
         "rate": _rate(found),
         "time": f"{_span(found['seconds']['searched'])} searched"
         + ("" if found["ended"] else f", {_left(found)}"),
@@ -137,7 +138,7 @@ def _rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
         for worker in present
     ]
     # what is left has no worker
-    return rows + [{"host": "(nobody yet)", **_of_trial(trial)} for trial in trials.values()]
+    return rows + [{"host": "(nobody)", **_of_trial(trial)} for trial in trials.values()]
 
 
 def _of_trial(trial: Mapping[str, Any] | None, otherwise: str = "") -> dict[str, str]:
@@ -148,7 +149,7 @@ def _of_trial(trial: Mapping[str, Any] | None, otherwise: str = "") -> dict[str,
         "trial": str(trial["trial"]),
         "epochs": f"{trial['epochs']}/{trial['planned']}",
         "accuracy": "" if accuracy is None else f"{accuracy:.1%}",
-        "attempt": str(trial["attempt"]) if trial["attempt"] > 1 else "",
+        "try": str(trial["attempt"]) if trial["attempt"] > 1 else "",
         "configuration": _configuration(trial["parameters"]),
     }
 
@@ -158,7 +159,7 @@ def _table(rows: Sequence[Mapping[str, str]], width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    columns = ["host", "pid", "device", "trial", "epochs", "accuracy", "attempt", "images/s"]
+    columns = ["host", "pid", "device", "trial", "epochs", "accuracy", "try", "images/s"]
     columns += ["seen", "configuration"] if width >= _WIDE else ["seen"]
     columns = [name for name in columns if any(row.get(name) for row in rows)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
@@ -182,6 +183,15 @@ def _crew(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{n} {word}" for word, n in words.items() if n or word == "at work")
 
 
+def _front(front: Sequence[Mapping[str, Any]]) -> str:
+    if not front:
+        return ""
+    fast = front[-1]
+    latency = "" if fast["latency_ms"] is None else f" in {fast['latency_ms']:.3g} ms"
+    trials = f"{len(front)} trial" if len(front) == 1 else f"{len(front)} trials"
+    return f"{trials}, the fastest {fast['accuracy']:.1%}{latency}"
+
+
 def _rate(found: Mapping[str, Any]) -> str:
     rate, words = found["rate"], []
     if (trials := rate["trials_per_hour"]) is not None:
@@ -194,7 +204,8 @@ def _rate(found: Mapping[str, Any]) -> str:
 def _left(found: Mapping[str, Any]) -> str:
     left = found["seconds"]["left"]
     if left is not None:
-        return f"about {_span(left)} left"
+        # seconds would promise more than is known
+        return f"about {_span(left if left < 90 else 60 * round(left / 60))} left"
     working = any(worker["state"] in ("training", "waiting") for worker in found["workers"])
     why = "until a trial has finished" if working else "since nobody is at work"
     return f"time left unknown {why}"

@@ -64,6 +64,7 @@ class Reader:
             queued=len(queued.waiting(self.base, self.name)),
             trials=results.rows(self.study),
             best=results.best(self.study),
+            front=results.front(self.study) if results.is_pareto(self.study) else None,
             # after the trials: one that ends in between has its slot done, so it is not lost
             table=self.slots.rows(),
             attempts=self.slots.attempts(),
@@ -93,6 +94,7 @@ class Found:
     queued: int
     trials: Sequence[results.Row]
     best: results.Row | None
+    front: Sequence[results.Row] | None
     table: Sequence[slots.SlotRow]
     attempts: Sequence[slots.AttemptRow]
     register: Sequence[workers.WorkerRow]
@@ -140,8 +142,8 @@ def describe(found: Found) -> dict[str, Any]:
     `workers` are those that have not left, each waiting, training, silent or dead; `running` the
     trials that have begun and not ended, with `worker` null where the one that had it is gone and
     nobody has taken it over. `stopped` says why nothing fresh begins although the budget is not
-    spent, `ended` that nothing is left to do. Rate and time left are null while they are not known
-    (`pace` says how they come about).
+    spent, `ended` that nothing is left to do. Null are `front` where one best trial is sought, rate
+    and time left while they are not known (`pace` says how they come about).
     """
     trials, best = found.trials, found.best
     failed = [row for row in trials if row.state == "failed"]
@@ -163,6 +165,7 @@ def describe(found: Found) -> dict[str, Any]:
         "best": None
         if best is None
         else {"trial": best.number, "accuracy": best.accuracy, "parameters": best.parameters},
+        "front": None if found.front is None else [_point(row) for row in found.front],
         "workers": [_worker(found, row) for row in found.present],
         "left": len(found.register) - len(found.present),
         "deaths": sum(attempt.end == "died" for attempt in found.attempts),
@@ -171,6 +174,12 @@ def describe(found: Found) -> dict[str, Any]:
     }
     answer |= _pace(found, answer)
     return answer | {"advice": _advice(found, answer)}
+
+
+def _point(row: results.Row) -> dict[str, Any]:
+    """Where a trial lies on the front."""
+    latency_ms = row.attributes.get("latency_ms")
+    return {"trial": row.number, "accuracy": row.accuracy, "latency_ms": latency_ms}
 
 
 def _trial(found: Found, row: results.Row) -> dict[str, Any]:

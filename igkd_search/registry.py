@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 
-from igkd_search import database, slots, spec, study_file
+from igkd_search import database, slots, space, spec, study_file
 from igkd_search.errors import StudyError
 
 
@@ -82,7 +82,10 @@ def register(base: database.Database, study: spec.Study, trials: int | None = No
     check_question(base, study)
     budget = _budget(base, study, trials)
     optuna.create_study(
-        study_name=study.name, storage=base.storage, direction="maximize", load_if_exists=True
+        study_name=study.name,
+        storage=base.storage,
+        directions=space.directions(study),
+        load_if_exists=True,
     )
     base.write_study(study.name, study.model_dump(mode="json"), budget)
     # the budget first: once the question is stored, the file no longer looks changed
@@ -93,15 +96,17 @@ def register(base: database.Database, study: spec.Study, trials: int | None = No
 def is_finished(base: database.Database, study: spec.Study, trials: int | None = None) -> bool:
     """Whether the budget, as this call would leave it, is spent already; writes nothing."""
     check_question(base, study)
+    budget = _budget(base, study, trials)
     if base.read_study(study.name) is None:
         return False
     counts = slots.Slots(base, study.name).counts()
-    return counts.done >= _budget(base, study, trials) and counts.done == counts.total
+    return counts.done >= budget and counts.done == counts.total
 
 
 def _budget(base: database.Database, study: spec.Study, trials: int | None) -> int:
     record = base.read_study(study.name)
     if trials is not None:
+        spec.check_budget(study, trials)
         return trials
     if record is None or record.question["search"]["trials"] != study.search.trials:
         return study.search.trials

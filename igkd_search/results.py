@@ -54,12 +54,30 @@ def best(study: optuna.Study) -> Row | None:
     """The winner: the highest validation accuracy after the last epoch, among feasible trials.
 
     None when no trial has completed yet. Pruned trials never win: their accuracy is of an earlier
-    epoch.
+    epoch. Of a Pareto study that is the most accurate trial of the front.
     """
+    if is_pareto(study):
+        return next(iter(front(study)), None)
     try:
         return _row(study.best_trial)
     except ValueError:
         return None
+
+
+def is_pareto(study: optuna.Study) -> bool:
+    """Whether this study has a front in place of one best trial."""
+    return len(study.directions) > 1
+
+
+def front(study: optuna.Study) -> list[Row]:
+    """The trials of a Pareto study that none beats in both, the most accurate first.
+
+    Of trials that are equal in both the first is named.
+    """
+    found: dict[tuple[float, ...], FrozenTrial] = {}
+    for trial in study.best_trials:
+        found.setdefault(tuple(trial.values), trial)
+    return [_row(found[values]) for values in sorted(found, reverse=True)]
 
 
 def classes(base: database.Database, name: str, row: Row) -> dict[str, Any]:
@@ -106,6 +124,7 @@ def summary(base: database.Database, name: str) -> dict[str, Any]:
         "machine": facts.get("machine"),
         "best": None,
         "student": None,
+        "front": [row.as_dict() for row in front(study)] if is_pareto(study) else None,
     }
     if winner is not None:
         student = _cost(facts, str(winner.attributes.get("architecture")))
@@ -149,14 +168,16 @@ _STATES = {
 def _row(trial: FrozenTrial) -> Row:
     attributes = trial.user_attrs
     last = trial.last_step
-    accuracy = trial.value if trial.value is not None else trial.intermediate_values.get(last or 0)
+    reported = trial.intermediate_values.get(last or 0)
+    # where there are two objectives nothing can be reported
+    shown = attributes.get("accuracy") if reported is None else reported
     return Row(
         number=trial.number,
         slot=attributes.get("slot"),
         state=_STATES[trial.state],
         parameters=dict(trial.params),
-        accuracy=accuracy,
-        epochs=last or 0,
+        accuracy=trial.values[0] if trial.values else shown,
+        epochs=last or attributes.get("epochs", 0),
         attempts=attributes.get("attempts", 0),
         proposed_by=attributes.get("proposed_by"),
         seed=attributes.get("seed"),

@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pydantic
 from pydantic import (
@@ -25,12 +26,14 @@ from pydantic import (
     model_validator,
 )
 
-from igkd_search import architectures
+from igkd_search import architectures, strategies
+from igkd_search.errors import StudyError
 
 Source = Literal["arrays", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "svhn"]
 Optimizer = Literal["adam", "adamw", "sgd"]
-Sampler = Literal["cmaes", "gp", "nsga2", "qmc", "random", "tpe"]
-Pruner = Literal["asha", "hyperband", "median", "none"]
+Sampler = Literal["cmaes", "gp", "grid", "nsga2", "qmc", "random", "tpe"]
+Pruner = Literal["asha", "hyperband", "median", "none", "patient", "percentile", "threshold"]
+Objective = Literal["accuracy", "latency_ms"]
 Rule = Literal[
     "gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid"
 ]
@@ -64,13 +67,7 @@ ArchitectureName = Annotated[str, AfterValidator(_check_architecture)]
 class Closed(BaseModel):
     """Frozen, closed to keys that it does not name, and strict: "8" and true are no numbers."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
+    model_config = strategies.CLOSED
 
 
 IMAGE_SIZE = 32
@@ -241,6 +238,39 @@ class TrialConfig(Recipe):
     (arXiv 1612.03928)."""
 
 
+@dataclass(frozen=True, order=True)
+class Architecture:
+    """What a student is made of; equal architectures share one latency figure."""
+
+    network: str
+    """The name of the network it is cut from."""
+    removed_blocks: int
+    width: float = 1.0
+
+    @classmethod
+    def of(cls, trial: TrialConfig, teacher: str) -> Architecture:
+        """That of a trial, whose network is by default the teacher's."""
+        return cls(trial.architecture or teacher, trial.removed_blocks, trial.width)
+
+    @property
+    def name(self) -> str:
+        """The key of this architecture in tables, such as `mobilenet_v2-5`."""
+        return f"{self.network}-{self.removed_blocks}" + (
+            f"-x{self.width:g}" if self.width != 1 else ""
+        )
+
+    def as_fields(self) -> dict[str, Any]:
+        """The fields of [trial] that make it, by name."""
+        return dict(zip(SHAPE, (self.network, self.removed_blocks, self.width), strict=True))
+
+
+SHAPE = ("architecture", "removed_blocks", "width")
+"""The fields of [trial] that make a student's architecture."""
+
+STUDENT = "student"
+"""What the search asks for in place of these fields, where search.students lists names."""
+
+
 class Range(Closed):
     """One line of [search.space]: low and high with log or step, or choices."""
 
@@ -275,16 +305,20 @@ class Range(Closed):
         """The values whose legality decides that of all others."""
         return list(self.choices) if self.choices is not None else [self.low, self.high]
 
-    def values(self) -> list[Any]:
-        """All values of choices or of a stepped range, in order."""
+    def values(self, step: float | None = None) -> list[Any]:
+        """All values of choices or of a stepped range, in order; `step` stands for a missing one.
+
+        A range of whole numbers needs no step of its own: `step=1` counts it.
+        """
         if self.choices is not None:
             return sorted(set(self.choices))
-        assert self.low is not None and self.high is not None and self.step is not None
-        count = math.floor((self.high - self.low) / self.step + 1e-9)
-        whole = all(value == int(value) for value in (self.low, self.step))
+        step = self.step or step
+        assert self.low is not None and self.high is not None and step is not None
+        count = math.floor((self.high - self.low) / step + 1e-9)
+        whole = all(value == int(value) for value in (self.low, step))
         return [
             int(value) if whole else value
-            for value in (min(self.low + i * self.step, self.high) for i in range(count + 1))
+            for value in (min(self.low + i * step, self.high) for i in range(count + 1))
         ]
 
     def contains(self, value: Any) -> bool:
@@ -315,26 +349,110 @@ def _check_searchable(name: str) -> str:
     return name
 
 
+NOT_ASKED = (
+    "trials",
+    "checkpoint_every",
+    "hours",
+    "patience",
+    "priority",
+    "max_attempts",
+    "from",
+    "from_trials",
+)
+"""The keys of [search] that are no part of the question: they may change between runs."""
+
+
 class Search(Closed):
     """[search]: what may vary, and how much to spend on finding out."""
 
+    model_config = ConfigDict(serialize_by_alias=True)  # beside those of Closed
+
     trials: int = Field(20, ge=1)
     """The budget; more trials is not a different question."""
-    sampler: Sampler = "tpe"
-    pruner: Pruner = "hyperband"
-    seed: int = Field(0, ge=0)
-    checkpoint_every: int = Field(1, ge=1)
-    """Epochs between two checkpoints of a trial, which are the most that a kill costs."""
     hours: float | None = Field(None, gt=0)
     """Wall-clock budget: once workers have searched for so long, nothing fresh is begun."""
     patience: int | None = Field(None, ge=1)
     """Begin nothing fresh once so many trials in a row have brought none that is better."""
+    objectives: list[Objective] = ["accuracy"]
+    """What is sought: the highest accuracy, or, with latency_ms beside it, the best trade-offs."""
+    latency_budget_ms: float | None = Field(None, gt=0)
+    """The median time of one image in ONNX Runtime that a student may take; slower ones leave the
+    space before the first trial."""
+    sampler: Sampler = "tpe"
+    sampler_options: strategies.Chosen = Field(strategies.Nothing(), validate_default=True)
+    """What the sampler is told; docs/search.md lists them."""
+    pruner: Pruner = "hyperband"
+    """With two objectives none, since Optuna prunes by one."""
+    pruner_options: strategies.Chosen = Field(strategies.Nothing(), validate_default=True)
+    """What the pruner is told; docs/search.md lists them."""
+    seed: int = Field(0, ge=0)
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between two checkpoints of a trial, which are the most that a kill costs."""
     max_attempts: int = Field(5, ge=1)
     """Attempts that end with their worker's death before a trial is given up as lost."""
+    priority: int = 0
+    """Order in which `igkd worker --any` serves studies, higher ones first."""
+    warm_start: str | None = Field(None, alias="from")
+    """Another study of the same storage, whose best configurations are tried after those of start
+    when this one begins."""
+    from_trials: int = Field(3, ge=1)
+    """How many of them."""
     space: dict[Annotated[str, AfterValidator(_check_searchable)], Range] = Field(min_length=1)
     """TrialConfig field -> what it may be."""
+    students: list[str] | None = Field(None, min_length=1)
+    """Only these students of the space, by name, such as mobilenet_v2-5-x0.5; by default all."""
     start: list[dict[str, bool | int | float | str]] = []
     """Configurations tried first, as the first slots of the budget."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_pruning(cls, plain: Any) -> Any:
+        if not isinstance(plain, Mapping) or {"pruner", "pruner_options"} & set(plain):
+            return plain
+        pareto = plain.get("objectives") == list(get_args(Objective))
+        return {**plain, "pruner": "none"} if pareto else plain
+
+    @property
+    def is_pareto(self) -> bool:
+        """Whether trade-offs are sought, in place of one best trial."""
+        return self.objectives == list(get_args(Objective))
+
+    def faults(self, epochs: int) -> list[str]:
+        """What keys of this table say together that cannot be, for trials of so many epochs."""
+        found = [
+            f"search.pruner_options.{name} = {given}: trials of {epochs} epochs leave nothing to "
+            f"prune after that; "
+            + (f"at most {epochs - 1}, or " if epochs > 1 else "")
+            + 'type pruner = "none"'
+            for name, given in self.pruner_options.epochs()
+            if given >= epochs
+        ]
+        if self.sampler == "cmaes" and all(span.choices for span in self.space.values()):
+            found.append(
+                "search.sampler = 'cmaes' models numbers, and the space has only choices; type "
+                'sampler = "tpe"'
+            )
+        return found + self._faults_of_objectives()
+
+    def _faults_of_objectives(self) -> list[str]:
+        legal = list(get_args(Objective))
+        if self.objectives not in ([legal[0]], legal):
+            return [
+                f"search.objectives = {json.dumps(self.objectives)}: allowed are "
+                f"{json.dumps(legal[:1])} and {json.dumps(legal)}"
+            ]
+        found = []
+        if self.is_pareto and self.pruner != "none":
+            found.append(
+                f"search.pruner = '{self.pruner}': Optuna prunes by one objective, and here are "
+                "two; leave it out, or bound the latency instead: latency_budget_ms"
+            )
+        if self.is_pareto and self.sampler == "cmaes":
+            found.append(
+                "search.sampler = 'cmaes' seeks one objective, and here are two; type sampler = "
+                '"nsga2", "tpe" or "gp"'
+            )
+        return found
 
 
 class Run(Closed):
@@ -410,6 +528,15 @@ class Run(Closed):
         """The values of a field of [trial] whose legality decides that of all others."""
         return [getattr(self.trial, name)]
 
+    def students(self) -> list[Architecture]:
+        """Every student that may be trained, in order."""
+        return [
+            Architecture(name or self.teacher.architecture, removed_blocks, width)
+            for name in self.values_of("architecture")
+            for removed_blocks in self.values_of("removed_blocks")
+            for width in self.values_of("width")
+        ]
+
     def planned_epochs(self) -> int:
         """The most epochs that will be trained: here those of one student."""
         return self.trial.epochs
@@ -417,7 +544,7 @@ class Run(Closed):
     def question(self) -> dict[str, Any]:
         """What is asked, as plain JSON: not budget, checkpoints, file places and provenance."""
         plain = self.model_dump(mode="json", exclude={"provenance"})
-        for name in ("trials", "checkpoint_every", "hours", "patience", "max_attempts"):
+        for name in NOT_ASKED:
             plain.get("search", {}).pop(name, None)
         del plain["data"]["path"], plain["teacher"]["checkpoint"]
         return plain
@@ -438,23 +565,116 @@ class Study(Run):
             count = len(self.search.start)
             faults.append(f"search.start: {count} points, but search.trials = {self.search.trials}")
         for position, point in enumerate(self.search.start):
-            faults += self._faults_of_start(position, point)
+            faults += self.faults_of_point(point, f"search.start[{position}].")
         # a range that is wrong by itself says nothing about combinations
-        return faults or super().faults()
+        return faults or [
+            *self.search.faults(self.trial.epochs),
+            *self._faults_of_students(),
+            *self._faults_of_grid(),
+            *super().faults(),
+        ]
 
-    def _faults_of_start(self, position: int, point: Mapping[str, Any]) -> list[str]:
-        where = f"search.start[{position}]"
+    def faults_of_point(self, point: Mapping[str, Any], where: str = "") -> list[str]:
+        """Why the search could not propose these values itself, a line each, after `where`."""
         faults = []
         for name, value in point.items():
             span = self.search.space.get(name)
             if span is None:
                 near = nearest(name, self.search.space)
-                faults.append(f"{where}.{name}: not a name of search.space{near}")
+                faults.append(f"{where}{name}: not a name of search.space{near}")
             elif not span.contains(value):
-                faults.append(f"{where}.{name} = {value} is outside of {span}")
+                faults.append(f"{where}{name} = {value} is outside of {span}")
             else:
-                faults += _faults_of_value(f"{where}.{name}", name, value)
+                faults += _faults_of_value(f"{where}{name}", name, value)
         return faults
+
+    def _faults_of_students(self) -> list[str]:
+        search, known = self.search, [each.name for each in super().students()]
+        found = [
+            f"search.students: {name!r} is no student of the space{nearest(name, known)}; "
+            f"allowed: {_some(known)}"
+            for name in search.students or []
+            if name not in known
+        ]
+        if found:
+            return found
+        found = [
+            f"search.start[{position}]: no student of search.students is so"
+            for position, point in enumerate(search.start)
+            if not self.agreeing(point)
+        ]
+        if search.is_pareto and len(self.students()) == 1:
+            found.append(
+                f"search.objectives: every trial has the latency of {self.students()[0].name}; let "
+                f"{', '.join(SHAPE)} vary in search.space, or leave latency_ms out"
+            )
+        if search.warm_start == self.name:
+            found.append("search.from: a study cannot begin with what itself has found")
+        return found
+
+    def _faults_of_grid(self) -> list[str]:
+        if self.search.sampler != "grid":
+            return []
+        endless = [name for name, values in self.axes().items() if values is None]
+        if endless:
+            return [_fault_of_endless(name, self.search.space[name]) for name in endless]
+        points, search = self.grid_size(), self.search
+        assert points is not None
+        found = []
+        if points > LARGEST_GRID:
+            found.append(
+                f"search.sampler: the grid has {points} points, more than {LARGEST_GRID}; type "
+                'fewer choices, larger steps, or sampler = "random"'
+            )
+        found += _fault_of_budget(points, search.trials)
+        if search.warm_start is not None:
+            found.append("search.from: a grid visits each of its points once; leave it out")
+        for position, point in enumerate(search.start):
+            missing = [name for name in search.space if name not in point]
+            if missing:
+                found.append(
+                    f"search.start[{position}]: a point of a grid names every field of the space; "
+                    f"missing: {', '.join(missing)}"
+                )
+            elif any(_same_point(point, other) for other in search.start[:position]):
+                found.append(f"search.start[{position}]: a grid visits each of its points once")
+        return found
+
+    def agreeing(self, point: Mapping[str, Any]) -> list[Architecture]:
+        """The students of the space that are as a point says, in order."""
+        asked = {name: value for name, value in point.items() if name in SHAPE}
+        return [
+            each
+            for each in self.students()
+            if all(same(each.as_fields()[name], value) for name, value in asked.items())
+        ]
+
+    def students(self) -> list[Architecture]:
+        """Every student the search may train, in order."""
+        found = super().students()
+        only = self.search.students
+        return found if only is None else [each for each in found if each.name in only]
+
+    def axes(self) -> dict[str, list[Any] | None]:
+        """What Optuna is asked for -> all its values, or None where a range has no end of them.
+
+        With search.students that is one name in place of the fields that make a student.
+        """
+        found: dict[str, list[Any] | None] = {}
+        if self.search.students is not None:
+            found[STUDENT] = [each.name for each in self.students()]
+        for name, span in self.search.space.items():
+            if self.search.students is not None and name in SHAPE:
+                continue
+            step = 1 if is_whole(name) else None
+            endless = span.choices is None and span.step is None and step is None
+            found[name] = None if endless else span.values(step)
+        return found
+
+    def grid_size(self) -> int | None:
+        """How many configurations the space holds; None when there is no end of them."""
+        axes = list(self.axes().values())
+        return None if None in axes else math.prod(len(values or ()) for values in axes)
 
     def values_of(self, name: str) -> list[Any]:
         """Every value that the search may give to a field that shapes the student, in order."""
@@ -494,9 +714,63 @@ class Exported(Run):
     provenance: Provenance
 
 
+LARGEST_GRID = 100_000
+"""Points of a grid, all of which are put in order whenever a trial begins."""
+
+
+def check_budget(study: Study, trials: int) -> None:
+    """StudyError when a budget is more than the search can spend: a grid has so many points."""
+    points = study.grid_size() if study.search.sampler == "grid" else None
+    for fault in _fault_of_budget(points, trials) if points is not None else ():
+        raise StudyError(f"study '{study.name}': {fault}")
+
+
+def _fault_of_budget(points: int, trials: int) -> list[str]:
+    if trials <= points:
+        return []
+    return [
+        f"the grid has {points} points, trials = {trials}: each is visited once, so type trials = "
+        f"{points} or less, or give the space more values"
+    ]
+
+
+def _fault_of_endless(name: str, span: Range) -> str:
+    assert span.low is not None and span.high is not None
+    if span.log:
+        values = [span.low * (span.high / span.low) ** (i / 3) for i in range(4)]
+        advice = f"choices = [{', '.join(f'{value:.3g}' for value in values)}]"
+    else:
+        advice = f"step = {(span.high - span.low) / 4:.3g}"
+    return (
+        f"search.space.{name}: a grid needs choices, or low, high and step; type {advice}, say, or "
+        'sampler = "qmc"'
+    )
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
+
+
+def _same_point(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return set(one) == set(other) and all(same(one[name], other[name]) for name in one)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of a range are the same, in spite of binary fractions."""
+    if isinstance(one, str) or isinstance(other, str):
+        return bool(one == other)
+    return math.isclose(one, other, rel_tol=1e-9)
+
+
+def is_whole(name: str) -> bool:
+    """Whether a field of [trial] is a whole number."""
+    return TrialConfig.model_fields[name].annotation is int
+
+
 def _faults_of_range(name: str, span: Range) -> list[str]:
     where = f"search.space.{name}"
-    if TrialConfig.model_fields[name].annotation is int and any(
+    if is_whole(name) and any(
         isinstance(end, float) and end != int(end) for end in [*span.ends(), span.step or 1]
     ):
         return [f"{where}: {name} is a whole number, but its range is not"]

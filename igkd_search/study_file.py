@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 import pydantic
 from pydantic import BaseModel
 
-from igkd_search import spec
+from igkd_search import spec, strategies
 from igkd_search.errors import StudyError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -58,7 +58,9 @@ def check(model: type[Model], plain: Mapping[str, Any], where: str) -> Model:
         return model.model_validate(plain)
     except pydantic.ValidationError as error:
         faults = [
-            line for item in error.errors() for line in _explain(model, dict(item)).split("\n")
+            line
+            for item in error.errors()
+            for line in _explain(model, plain, dict(item)).split("\n")
         ]
         if len(faults) == 1:
             raise StudyError(f"{where}: {faults[0]}") from None
@@ -69,17 +71,16 @@ def check(model: type[Model], plain: Mapping[str, Any], where: str) -> Model:
 _NOT_A_KEY = ("float", "int", "bool", "str", "[key]")  # what pydantic adds to a place
 
 
-def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
+def _explain(model: type[BaseModel], plain: Any, item: dict[str, Any]) -> str:
     place = tuple(part for part in item["loc"] if part not in _NOT_A_KEY)
     path = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        legal = sorted(_fields_at(model, place[:-1]))
-        return (
-            f"{path}: unknown key{spec.nearest(str(place[-1]), legal)}; allowed: {', '.join(legal)}"
-        )
+        legal = sorted(_fields_at(model, plain, place[:-1]))
+        near = spec.nearest(str(place[-1]), legal)
+        return f"{path}: unknown key{near}; allowed: {', '.join(legal) or 'nothing'}"
     if item["type"] == "literal_error":
-        legal = [str(name) for name in get_args(_annotation_at(model, place))]
+        legal = [str(name) for name in get_args(_annotation_at(model, plain, place))]
         near = spec.nearest(str(item["input"]), legal)
         return f"{path}: unknown value {item['input']!r}{near}; allowed: {', '.join(legal)}"
     if item["type"] == "missing":
@@ -89,18 +90,27 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
     return f"{path} = {item['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
-def _annotation_at(model: type[BaseModel], place: tuple[Any, ...]) -> Any:
+def _annotation_at(model: type[BaseModel], plain: Any, place: tuple[Any, ...]) -> Any:
+    """What may stand at a place; that of options depends on the name which is given beside them."""
     found: Any = model
     for part in place:
         if isinstance(found, type) and issubclass(found, BaseModel):
-            field = found.model_fields.get(str(part))
-            found = field.annotation if field else None
+            if part in strategies.CHOOSERS:
+                found = strategies.model_of(part, plain)
+            else:
+                fields = {
+                    field.alias or name: field.annotation
+                    for name, field in found.model_fields.items()
+                }
+                found = fields.get(str(part))
         else:  # dict[str, X] or list[X]
             found = get_args(found)[-1] if get_args(found) else None
+        plain = plain.get(part, {}) if isinstance(plain, Mapping) else {}
     return found
 
 
-def _fields_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
-    found = _annotation_at(model, place)
-    closed = isinstance(found, type) and issubclass(found, BaseModel)
-    return list(found.model_fields) if closed else []
+def _fields_at(model: type[BaseModel], plain: Any, place: tuple[Any, ...]) -> list[str]:
+    found = _annotation_at(model, plain, place)
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        return []
+    return [field.alias or name for name, field in found.model_fields.items()]

@@ -1,6 +1,6 @@
 """What the commands print for people: summaries and trials as tables of plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +15,14 @@ _NAME_WIDTH = 24  # of a class
 
 def print_trials(found: "Sequence[results.Row]") -> None:
     """Print every trial on a line, without empty columns; below, why some failed."""
-    names = sorted({name for row in found for name in row.parameters})
     columns = {
         "trial": [str(row.number) for row in found],
         "state": [row.state for row in found],
         "accuracy": ["" if row.accuracy is None else f"{row.accuracy:.1%}" for row in found],
+        "latency": _latencies(found),
         "epochs": [str(row.epochs) for row in found],
         "attempts": [str(row.attempts) if row.attempts > 1 else "" for row in found],
-        # a name may break behind its underscores, so that 80 columns are enough
-        **{
-            name.replace("_", "_\n"): [_short(row.parameters.get(name, "")) for row in found]
-            for name in names
-        },
+        **_parameters([row.parameters for row in found]),
         "by": [row.proposed_by or "" for row in found],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
@@ -35,6 +31,25 @@ def print_trials(found: "Sequence[results.Row]") -> None:
     causes = {f"trial {row.number}": _why(row) for row in found if row.cause}
     if causes:
         console.print_pairs("causes of failure", causes)
+
+
+def _parameters(found: "Sequence[Mapping[str, Any]]") -> dict[str, list[str]]:
+    """A column for each name, which may break behind its underscores: 80 columns are enough."""
+    names = sorted({name for each in found for name in each})
+    return {
+        name.replace("_", "_\n"): [_short(each.get(name, "")) for each in found] for name in names
+    }
+
+
+def _latencies(found: "Sequence[results.Row]") -> list[str]:
+    """What each student takes, where that is not the same for all."""
+    shown = [_ms(row.attributes) for row in found]
+    return shown if len({each for each in shown if each}) > 1 else [""] * len(shown)
+
+
+def _ms(attributes: Mapping[str, Any]) -> str:
+    found = attributes.get("latency_ms")
+    return "" if found is None else f"{found:.3g} ms"
 
 
 def _why(row: "results.Row") -> str:
@@ -77,9 +92,23 @@ def print_summary(found: dict[str, Any]) -> None:
         f"best configuration (trial {winner['number']})",
         {name: _short(value) for name, value in winner["parameters"].items()},
     )
+    if found.get("front"):
+        _print_front(found["front"])
     console.print_pairs("search", pairs)
     export_it = f"igkd export {found['study']} -o best.toml"
     console.print_pairs("next", {"export": export_it, "train": "igkd train best.toml -o final/"})
+
+
+def _print_front(front: "Sequence[Mapping[str, Any]]") -> None:
+    """The trade-offs that no trial beats in both, a line each, the most accurate first."""
+    columns = {
+        "trial": [str(row["number"]) for row in front],
+        "accuracy": [f"{row['accuracy']:.1%}" for row in front],
+        "latency": [_ms(row["attributes"]) for row in front],
+        **_parameters([row["parameters"] for row in front]),
+    }
+    rows = list(zip(*columns.values(), strict=True))
+    console.print_table("front: no trial beats these", list(columns), rows)
 
 
 def _answer_rows(student: dict[str, Any]) -> list[list[str]]:

@@ -213,6 +213,17 @@ def test_a_faulty_study_is_one_error_and_writes_nothing(
     assert snapshot(tmp_path) == before
 
 
+def test_a_budget_above_the_points_of_a_grid_is_refused_before_anything_is_built(
+    igkd: Igkd, arrays: Path, tmp_path: Path
+) -> None:
+    search = {"sampler": "grid", "trials": 2, "space": {"batch_size": {"choices": [10, 12]}}}
+    file = tiny.write_study(tmp_path / "grid.toml", arrays, search=search)
+    before = snapshot(tmp_path)
+    message = error_of(igkd("run", file, "--trials", 3))
+    assert message.startswith("study 'tiny': the grid has 2 points, trials = 3: ")
+    assert snapshot(tmp_path) == before
+
+
 def test_all_faults_of_a_study_are_told_at_once(igkd: Igkd, arrays: Path, tmp_path: Path) -> None:
     tiny.write_study(tmp_path / "s.toml", arrays, trial={"epoch": 1}, search={"sampler": "tp"})
     first, *faults = error_of(igkd("run", "s.toml")).splitlines()

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import sqlalchemy as sa
 
@@ -210,3 +211,34 @@ def test_a_place_that_cannot_be_made_is_named(
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="cannot be made"):
         export.export(base, "tiny", tmp_path / "file" / "best.toml", searched)
+
+
+def test_a_student_that_was_asked_for_by_name_is_written_as_the_fields_that_make_it(
+    mine: tuple[database.Database, Path], tmp_path: Path
+) -> None:
+    base, home = mine
+    record = base.read_study("tiny")
+    assert record is not None
+    blocks = {"choices": [tiny.REMOVED_BLOCKS - 1, tiny.REMOVED_BLOCKS]}
+    ranges = {"removed_blocks": blocks, "kd_weight": {"low": 0.0, "high": 1.0}}
+    search = record.question["search"] | {"space": ranges, "students": [tiny.STUDENT]}
+    base.set_question("tiny", record.question | {"search": search})
+    student = optuna.distributions.CategoricalDistribution([tiny.STUDENT])
+    trial = optuna.trial.create_trial(
+        value=1.0,
+        params={"student": tiny.STUDENT, "kd_weight": 0.75},
+        distributions={
+            "student": student,
+            "kd_weight": optuna.distributions.FloatDistribution(0.0, 1.0),
+        },
+        user_attrs={"slot": 2, "seed": 1, "attempts": 1, "architecture": tiny.STUDENT},
+    )
+    results.open_study(base, "tiny").add_trial(trial)
+    export.export(base, "tiny", tmp_path / "best.toml", home, trial=2)
+    text = (tmp_path / "best.toml").read_text()
+    written = study_file.read_exported(tmp_path / "best.toml").trial
+    assert (written.removed_blocks, written.kd_weight) == (tiny.REMOVED_BLOCKS, 0.75)
+    lines = text.partition("[trial]")[2].partition("[provenance]")[0].splitlines()
+    searched = [line.partition(" = ")[0] for line in lines if line.endswith("# searched")]
+    assert searched == ["removed_blocks", "kd_weight"]
+    assert "student" not in [line.partition(" = ")[0] for line in lines]

@@ -23,6 +23,7 @@ FLOORS = {
     "schema": 0,
     "identities": 0,
     "draining": 0,
+    "strategies": 0,
     "losses": 1,
     "augment": 0,
     "networks": 1,
@@ -56,6 +57,7 @@ FLOORS = {
     "processes": 2,
     "study_file": 2,
     "space": 2,
+    "feasible": 2,
     "lessons": 3,
     "outcomes": 3,
     "owing": 3,
@@ -150,7 +152,8 @@ def test_importing_the_package_imports_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["spec", "architectures", "errors", "console", "cli", "__main__"]
+    "module",
+    ["spec", "strategies", "architectures", "errors", "console", "cli", "__main__"],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     heavy = {"torch", "torchvision", "optuna", "sqlalchemy", "numpy", "rich", "captum", "sklearn"}

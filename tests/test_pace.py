@@ -1,7 +1,5 @@
 """Rate and time left from what finished lately, with numbers worked by hand."""
 
-from typing import Any
-
 import pytest
 
 from igkd_search import pace
@@ -9,7 +7,9 @@ from igkd_search.pace import Running
 from igkd_search.slots import AttemptRow
 
 
-def attempt(slot: int, number: int, started: float, ended: float | None, end: str | None) -> Any:
+def attempt(
+    slot: int, number: int, started: float, ended: float | None, end: str | None
+) -> AttemptRow:
     return AttemptRow(slot, number, "w", "host", 1, started, ended, end)
 
 

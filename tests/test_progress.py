@@ -297,14 +297,22 @@ def test_time_searched_is_that_of_the_database(base: Database) -> None:
     assert progress.status(base, "s")["seconds"]["searched"] == 75.0
 
 
-def test_a_study_of_two_objectives_is_shown_too(base: Database) -> None:
+def test_a_study_of_two_objectives_has_a_front(base: Database) -> None:
     begin(base)
+    assert progress.status(base, "s")["front"] is None
     optuna.delete_study(study_name="s", storage=base.storage)
     study = optuna.create_study(
         study_name="s", storage=base.storage, directions=["maximize", "minimize"]
     )
-    study.add_trial(optuna.trial.create_trial(values=[0.9, 2.0], user_attrs={"slot": 0}))
-    assert progress.status(base, "s")["states"] == {"complete": 1}
+    for slot, values in enumerate([[0.8, 2.0], [0.9, 3.0], [0.7, 4.0]]):
+        shown = {"slot": slot, "latency_ms": values[1]}
+        study.add_trial(optuna.trial.create_trial(values=values, user_attrs=shown))
+    found = progress.status(base, "s")
+    assert found["states"] == {"complete": 3} and found["best"]["trial"] == 1
+    assert found["front"] == [
+        {"trial": 1, "accuracy": 0.9, "latency_ms": 3.0},
+        {"trial": 0, "accuracy": 0.8, "latency_ms": 2.0},
+    ]
 
 
 def test_a_reader_sees_what_comes_and_that_its_study_goes(base: Database) -> None:
@@ -379,6 +387,7 @@ def test_a_thousand_trials_are_described_at_once() -> None:
         queued=0,
         trials=[replace(row, number=i, slot=i) for i in many],
         best=row,
+        front=None,
         table=[replace(slot, slot=i, trial_number=i) for i in many],
         attempts=[replace(attempt, slot=i) for i in many],
         register=[],

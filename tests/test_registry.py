@@ -108,6 +108,38 @@ def test_registering_makes_the_study_its_budget_and_the_one_of_optuna(
     assert spec.Study.model_validate(record.question) == study_of()
 
 
+def test_optuna_is_told_which_way_each_objective_is_sought(base: database.Database) -> None:
+    shaped = {"removed_blocks": {"choices": [3, 5]}}
+    search = {"objectives": ["accuracy", "latency_ms"], "space": shaped}
+    pareto = study_file.check(spec.Study, {"name": "mine", "search": search}, "test")
+    registry.register(base, pareto)
+    registry.register(base, registry.find("mine", base))
+    theirs = optuna.load_study(study_name="mine", storage=base.storage)
+    maximize, minimize = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+    assert theirs.directions == [maximize, minimize]
+
+
+def test_a_grid_takes_no_larger_budget_than_it_has_points(base: database.Database) -> None:
+    search = {"sampler": "grid", "trials": 2, "space": {"batch_size": {"choices": [16, 32]}}}
+    grid = study_file.check(spec.Study, {"name": "mine", "search": search}, "test")
+    for _ in range(2):  # before it is stored, and then
+        for call in (registry.is_finished, registry.register):
+            with pytest.raises(StudyError, match="the grid has 2 points, trials = 3"):
+                call(base, grid, 3)
+        registry.register(base, grid)
+    assert budget(base) == 2
+
+
+def test_what_is_no_part_of_the_question_may_change(base: database.Database) -> None:
+    search: dict[str, Any] = {"space": {"kd_weight": {"low": 0.0, "high": 1.0}}}
+    for changes in ({"from": "theirs"}, {"hours": 2.5}, {"patience": 3, "max_attempts": 2}, {}):
+        plain = {"name": "mine", "search": {**search, **changes}}
+        asked = study_file.check(spec.Study, plain, "test")
+        registry.register(base, asked)
+        # as it is now, for workers that have no file
+        assert registry.find("mine", base) == asked
+
+
 def test_registering_twice_changes_nothing(base: database.Database) -> None:
     registry.register(base, study_of())
     before = content(base)

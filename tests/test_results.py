@@ -206,3 +206,71 @@ def test_an_unknown_study_is_named(base: database.Database) -> None:
         results.open_study(base, "S")
     with pytest.raises(StorageError):
         results.summary(base, "S")
+
+
+# --- two objectives
+
+
+@pytest.fixture
+def pareto(tmp_path: Path) -> Iterator[database.Database]:
+    search = {
+        "trials": 8,
+        "objectives": ["accuracy", "latency_ms"],
+        "space": {"removed_blocks": {"choices": [3, 5, 7]}},
+    }
+    opened = database.connect(prepared_url("sqlite", tmp_path))
+    registry.register(opened, study_file.check(spec.Study, {"name": "s", "search": search}, "test"))
+    opened.update_facts("s", **FACTS)
+    yield opened
+    opened.close()
+
+
+def add_point(
+    base: database.Database,
+    accuracy: float,
+    latency_ms: float,
+    state: TrialState = TrialState.COMPLETE,
+) -> None:
+    """One trial of two objectives, told by its attributes: nothing can be reported."""
+    study = results.open_study(base, "s")
+    shown = {"accuracy": accuracy, "epochs": 3, "latency_ms": latency_ms, "architecture": "small"}
+    trial = optuna.trial.create_trial(
+        state=state,
+        values=[accuracy, latency_ms] if state == TrialState.COMPLETE else None,
+        params={"removed_blocks": 5},
+        distributions={"removed_blocks": optuna.distributions.CategoricalDistribution([3, 5, 7])},
+        user_attrs={"slot": len(study.trials), "attempts": 1, "seed": 11, **shown},
+    )
+    study.add_trial(trial)
+
+
+def test_the_front_is_what_no_trial_beats_in_both(pareto: database.Database) -> None:
+    for point in [(0.7, 1.0), (0.9, 3.0), (0.8, 3.5), (0.8, 2.0), (0.9, 3.0)]:
+        add_point(pareto, *point)
+    add_point(pareto, 0.99, 0.5, TrialState.FAIL)
+    study = results.open_study(pareto, "s")
+    front = results.front(study)
+    # the most accurate first; of equal ones the first to be
+    assert [(row.number, row.accuracy) for row in front] == [(1, 0.9), (3, 0.8), (0, 0.7)]
+    assert results.best(study) == front[0]
+    assert results.is_pareto(study)
+    found = results.summary(pareto, "s")
+    assert json.loads(json.dumps(found)) == found
+    assert found["best"] == front[0].as_dict()
+    assert found["front"] == [row.as_dict() for row in front]
+    assert found["student"]["latency"]["onnxruntime"]["median_ms"] == 1.0
+    assert found["epochs"]["trained"] == 18
+    rows = results.rows(study)
+    assert [(row.state, row.accuracy, row.epochs) for row in rows][-1] == ("failed", 0.99, 3)
+
+
+def test_a_pareto_study_without_a_complete_trial_has_no_best(pareto: database.Database) -> None:
+    add_point(pareto, 0.9, 1.0, TrialState.RUNNING)
+    study = results.open_study(pareto, "s")
+    assert results.best(study) is None and results.front(study) == []
+    assert results.summary(pareto, "s")["front"] == []
+
+
+def test_a_study_of_one_objective_has_no_front(mixed: database.Database) -> None:
+    assert not results.is_pareto(results.open_study(mixed, "s"))
+    assert results.summary(mixed, "s")["front"] is None

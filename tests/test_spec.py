@@ -37,7 +37,13 @@ TEACHER = (
 )
 SOURCES = "arrays, cifar10, cifar100, digits, fashion_mnist, folder, svhn"
 DATA = "classes, flip, image_size, limit, path, seed, shift, source, validation"
-SEARCH = "checkpoint_every, pruner, sampler, seed, space, start, trials"
+SEARCH = (
+    "checkpoint_every, from, from_trials, hours, latency_budget_ms, max_attempts, objectives, "
+    "patience, priority, pruner, pruner_options, sampler, sampler_options, seed, space, start, "
+    "students, trials"
+)
+SAMPLERS = "cmaes, gp, grid, nsga2, qmc, random, tpe"
+PRUNERS = "asha, hyperband, median, none, patient, percentile, threshold"
 OVERLAYS = "baseline, control, dtype, reduction, rule, steps"
 NORMAL = {"low": 1.0, "high": 2.0}
 
@@ -108,12 +114,12 @@ def test_a_key_that_resembles_none_is_named_with_all_legal_ones() -> None:
         (
             "search__sampler",
             "tpee",
-            "; did you mean 'tpe'?; allowed: cmaes, gp, nsga2, qmc, random, tpe",
+            f"; did you mean 'tpe'?; allowed: {SAMPLERS}",
         ),
         (
             "search__pruner",
             "hyperbnd",
-            "; did you mean 'hyperband'?; allowed: asha, hyperband, median, none",
+            f"; did you mean 'hyperband'?; allowed: {PRUNERS}",
         ),
         ("trial__optimizer", "adan", "; did you mean 'adam'?; allowed: adam, adamw, sgd"),
         (
@@ -417,12 +423,12 @@ def test_all_faults_come_in_one_message() -> None:
         "kd_weight": {"low": 1.0, "high": 0.0},
         "temperature": {"low": 0.0, "high": 1.0, "log": True},
     }
-    said = fault(data__source="q", trial__epoch=3, search__space=space, search__sampler="grid")
+    said = fault(data__source="q", trial__epoch=3, search__space=space, search__sampler="gird")
     assert said.splitlines() == [
         "6 faults",
         f"  data.source: unknown value 'q'; allowed: {SOURCES}",
         f"  trial.epoch: unknown key; did you mean 'epochs'?; allowed: {TRIAL}",
-        "  search.sampler: unknown value 'grid'; allowed: cmaes, gp, nsga2, qmc, random, tpe",
+        f"  search.sampler: unknown value 'gird'; did you mean 'grid'?; allowed: {SAMPLERS}",
         "  search.space.temprature: unknown key; did you mean 'temperature'?; allowed are the "
         "fields of [trial]",
         "  search.space.kd_weight: low = 1 must be below high = 0",
@@ -481,7 +487,8 @@ def test_a_study_cannot_be_changed_once_it_is_read() -> None:
 def test_budget_and_paths_are_no_part_of_the_question() -> None:
     plain = changed(data__source="arrays", data__path="here", teacher__checkpoint="a.safetensors")
     other = copy.deepcopy(plain)
-    other["search"] |= {"trials": 99, "checkpoint_every": 5}
+    other["search"] |= {"trials": 99, "checkpoint_every": 5, "hours": 2, "patience": 4}
+    other["search"] |= {"priority": -1, "max_attempts": 2, "from": "theirs", "from_trials": 1}
     other["data"]["path"], other["teacher"]["checkpoint"] = "there", "b.safetensors"
     one, two = (study_file.check(spec.Study, each, "mine.toml") for each in (plain, other))
     assert one != two and one.question() == two.question()
@@ -501,6 +508,11 @@ def test_budget_and_paths_are_no_part_of_the_question() -> None:
         {"search__start": [{"temperature": 2.0}]},
         {"data__seed": 1},
         {"overlays__control": "dim"},
+        {"search__sampler": "gp"},
+        {"search__sampler_options": {"n_startup_trials": 4}},
+        {"search__pruner_options": {"bootstrap_count": 1}},
+        {"search__latency_budget_ms": 2},
+        {"search__students": ["mobilenet_v2-5"]},
         {"teacher__checkpoint_sha256": "0" * 64},
         {"name": "other"},
     ],
@@ -776,3 +788,344 @@ def test_how_often_a_checkpoint_is_written_is_at_least_once_in_so_many_epochs() 
     assert study().search.checkpoint_every == 1
     assert "checkpoint_every" not in study(search__checkpoint_every=3).question()["search"]
     assert fault(search__checkpoint_every=0).startswith("search.checkpoint_every = 0: input should")
+
+
+# --- what [search] says
+
+
+def search_of(**keys: Any) -> spec.Search:
+    return study(**{f"search__{key}": value for key, value in keys.items()}).search
+
+
+def fault_of(**keys: Any) -> str:
+    return fault(**{f"search__{key}": value for key, value in keys.items()})
+
+
+def test_a_question_that_was_stored_before_there_were_these_keys_is_the_same() -> None:
+    stored = study().model_dump(mode="json")
+    stored["search"] = {
+        "trials": 20,
+        "sampler": "tpe",
+        "pruner": "hyperband",
+        "seed": 0,
+        "checkpoint_every": 1,
+        "space": {
+            "temperature": {"low": 1.0, "high": 10.0, "log": False, "step": None, "choices": None}
+        },
+        "start": [],
+    }
+    again = study_file.check(spec.Study, json.loads(json.dumps(stored)), "stored")
+    assert again == study()
+    assert spec.difference(again.question(), study().question()) == []
+
+
+def test_a_name_that_is_a_word_of_python_is_stored_as_it_is_written() -> None:
+    found = search_of(**{"from": "theirs"})
+    assert (found.warm_start, found.from_trials) == ("theirs", 3)
+    plain = json.loads(json.dumps(study(search__from="theirs").model_dump(mode="json")))
+    assert plain["search"]["from"] == "theirs" and "warm_start" not in plain["search"]
+    assert study_file.check(spec.Study, plain, "stored").search == found
+    assert fault_of(warm_start="x").startswith("search.warm_start: unknown key")
+    assert fault_of(**{"from": 3}) == "search.from = 3: input should be a valid string"
+    assert fault_of(**{"from": "mine"}) == (
+        "search.from: a study cannot begin with what itself has found"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("hours", 0, " = 0: input should be greater than 0"),
+        ("patience", 0, " = 0: input should be greater than or equal to 1"),
+        ("max_attempts", 0, " = 0: input should be greater than or equal to 1"),
+        ("from_trials", 0, " = 0: input should be greater than or equal to 1"),
+        ("priority", 0.5, " = 0.5: input should be a valid integer"),
+        ("latency_budget_ms", 0, " = 0: input should be greater than 0"),
+    ],
+)
+def test_limits_are_positive(key: str, value: Any, said: str) -> None:
+    assert fault_of(**{key: value}) == f"search.{key}{said}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"sampler_options": {"n_startup_trails": 3}},
+            ".sampler_options.n_startup_trails: unknown key; did you mean 'n_startup_trials'?; "
+            "allowed: constant_liar, group, multivariate, n_ei_candidates, n_startup_trials",
+        ),
+        (
+            {"sampler": "qmc", "sampler_options": {"n_startup_trials": 3}},
+            ".sampler_options.n_startup_trials: unknown key; allowed: qmc_type, scramble",
+        ),
+        (
+            {"sampler": "qmc", "sampler_options": {"qmc_type": "sobel"}},
+            ".sampler_options.qmc_type: unknown value 'sobel'; did you mean 'sobol'?; allowed: "
+            "halton, sobol",
+        ),
+        (
+            {"sampler": "random", "sampler_options": {"seed": 3}},
+            ".sampler_options.seed: unknown key; allowed: nothing",
+        ),
+        (
+            {"sampler": "nsga2", "sampler_options": {"population_size": 1}},
+            ".sampler_options.population_size = 1: input should be greater than or equal to 2",
+        ),
+        (
+            {"sampler_options": {"group": True, "multivariate": False}},
+            ".sampler_options: group = true needs multivariate = true",
+        ),
+        (
+            {"sampler": "cmaes", "sampler_options": {"lr_adapt": True, "with_margin": True}},
+            ".sampler_options: lr_adapt and with_margin exclude each other; leave one of them",
+        ),
+        (
+            {"pruner": "asha", "pruner_options": {"min_resorce": 2}},
+            ".pruner_options.min_resorce: unknown key; did you mean 'min_resource'?; allowed: "
+            "bootstrap_count, min_early_stopping_rate, min_resource, reduction_factor",
+        ),
+        (
+            {"pruner": "percentile"},
+            ".pruner_options.percentile: missing; it must be given",
+        ),
+        ({"pruner": "patient"}, ".pruner_options.patience: missing; it must be given"),
+        (
+            {"pruner": "threshold"},
+            ".pruner_options: threshold needs lower, the accuracy below which a trial is pruned "
+            "(or upper); type lower = 0.5, say",
+        ),
+        (
+            {"pruner": "threshold", "pruner_options": {"lower": 0.75, "upper": 0.5}},
+            ".pruner_options: lower = 0.75 is above upper = 0.5",
+        ),
+        (
+            {"pruner": "patient", "pruner_options": {"patience": 1, "wrapped_pruner": "patient"}},
+            ".pruner_options.wrapped_pruner: unknown value 'patient'; allowed: asha, hyperband, "
+            "median, none, percentile, threshold",
+        ),
+        (
+            {
+                "pruner": "patient",
+                "pruner_options": {
+                    "patience": 1,
+                    "wrapped_pruner": "median",
+                    "wrapped_pruner_options": {"n_min_trial": 1},
+                },
+            },
+            ".pruner_options.wrapped_pruner_options.n_min_trial: unknown key; did you mean "
+            "'n_min_trials'?; allowed: interval_steps, n_min_trials, n_startup_trials, "
+            "n_warmup_steps",
+        ),
+        (
+            {"pruner_options": {"min_resource": 8}},
+            ".pruner_options.min_resource = 8: trials of 8 epochs leave nothing to prune after "
+            'that; at most 7, or type pruner = "none"',
+        ),
+        (
+            {
+                "pruner": "patient",
+                "pruner_options": {
+                    "patience": 2,
+                    "wrapped_pruner": "asha",
+                    "wrapped_pruner_options": {"min_resource": 20},
+                },
+            },
+            ".pruner_options.wrapped_pruner_options.min_resource = 20: trials of 8 epochs leave "
+            'nothing to prune after that; at most 7, or type pruner = "none"',
+        ),
+        (
+            {"sampler": "cmaes", "space": {"optimizer": {"choices": ["sgd", "adam"]}}},
+            ".sampler = 'cmaes' models numbers, and the space has only choices; type sampler = "
+            '"tpe"',
+        ),
+        (
+            {"sampler_options": 3},
+            ".sampler_options = 3: input should be a valid dictionary or instance of Tpe",
+        ),
+    ],
+)
+def test_what_a_sampler_or_pruner_is_told_is_checked(keys: dict[str, Any], said: str) -> None:
+    assert fault_of(**keys) == f"search{said}"
+
+
+def test_of_an_unknown_sampler_the_name_alone_is_said() -> None:
+    said = fault_of(sampler="tpee", sampler_options={"n_startup_trials": 3})
+    assert said == f"search.sampler: unknown value 'tpee'; did you mean 'tpe'?; allowed: {SAMPLERS}"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sampler": "gp", "sampler_options": {"n_startup_trials": 4}},
+        {"pruner": "threshold", "pruner_options": {"lower": 0.5}},
+        {
+            "pruner": "patient",
+            "pruner_options": {
+                "patience": 2,
+                "wrapped_pruner": "percentile",
+                "wrapped_pruner_options": {"percentile": 25},
+            },
+        },
+        {"objectives": ["accuracy"], "latency_budget_ms": 2, "students": ["mobilenet_v2-5"]},
+    ],
+)
+def test_options_are_read_back_as_they_were_stored(keys: dict[str, Any]) -> None:
+    found = study(**{f"search__{key}": value for key, value in keys.items()})
+    stored = json.loads(json.dumps(found.model_dump(mode="json")))
+    assert study_file.check(spec.Study, stored, "stored") == found
+    assert spec.Study.model_validate_json(found.model_dump_json()) == found
+
+
+# --- two objectives
+
+PARETO: dict[str, Any] = {
+    "objectives": ["accuracy", "latency_ms"],
+    "space": {"removed_blocks": {"choices": [3, 5]}},
+}
+
+
+def test_with_two_objectives_nothing_is_pruned_unless_somebody_asks_for_it() -> None:
+    found = study(**{f"search__{key}": value for key, value in PARETO.items()})
+    assert found.search.pruner == "none" and found.search.is_pareto
+    assert search_of(**PARETO, pruner="none") == found.search
+    stored = json.loads(json.dumps(found.model_dump(mode="json")))
+    assert study_file.check(spec.Study, stored, "stored") == found
+    for stated in ({"pruner": "hyperband"}, {"pruner_options": {"min_resource": 2}}):
+        assert fault_of(**PARETO, **stated) == (
+            "search.pruner = 'hyperband': Optuna prunes by one objective, and here are two; leave "
+            "it out, or bound the latency instead: latency_budget_ms"
+        )
+    assert search_of().pruner == "hyperband" and not search_of().is_pareto
+
+
+def test_objectives_are_one_or_two() -> None:
+    for wrong in (["latency_ms"], ["latency_ms", "accuracy"], ["accuracy"] * 2, []):
+        assert fault_of(objectives=wrong) == (
+            f'search.objectives = {json.dumps(wrong)}: allowed are ["accuracy"] and '
+            '["accuracy", "latency_ms"]'
+        )
+    assert fault_of(objectives=["accuracy", "latency"]) == (
+        "search.objectives[1]: unknown value 'latency'; did you mean 'latency_ms'?; allowed: "
+        "accuracy, latency_ms"
+    )
+
+
+def test_two_objectives_need_a_sampler_for_them_and_students_that_differ() -> None:
+    assert fault_of(**PARETO, sampler="cmaes").splitlines()[-1].strip() == (
+        "search.sampler = 'cmaes' seeks one objective, and here are two; type sampler = "
+        '"nsga2", "tpe" or "gp"'
+    )
+    assert fault_of(objectives=PARETO["objectives"]) == (
+        "search.objectives: every trial has the latency of mobilenet_v2-5; let architecture, "
+        "removed_blocks, width vary in search.space, or leave latency_ms out"
+    )
+
+
+# --- grids and lists of students
+
+GRID: dict[str, Any] = {
+    "sampler": "grid",
+    "space": {
+        "kd_weight": {"low": 0.0, "high": 0.5, "step": 0.5},
+        "batch_size": {"choices": [16, 32]},
+        "removed_blocks": {"low": 3, "high": 5, "step": 2},
+    },
+}
+
+
+def test_a_grid_knows_how_many_points_it_has() -> None:
+    found = study(**{f"search__{key}": value for key, value in GRID.items()}, search__trials=8)
+    assert found.grid_size() == 8
+    assert found.axes() == {
+        "kd_weight": [0.0, 0.5],
+        "batch_size": [16, 32],
+        "removed_blocks": [3, 5],
+    }
+    assert study().grid_size() is None
+    whole = study(search__space={"batch_size": {"low": 16, "high": 18}})
+    assert whole.axes() == {"batch_size": [16, 17, 18]}
+
+
+def test_a_budget_above_the_points_of_a_grid_is_refused() -> None:
+    said = (
+        "the grid has 8 points, trials = 20: each is visited once, so type trials = 8 or less, or "
+        "give the space more values"
+    )
+    assert fault_of(**GRID) == said
+    found = study(**{f"search__{key}": value for key, value in GRID.items()}, search__trials=8)
+    spec.check_budget(found, 8)
+    with pytest.raises(StudyError) as caught:
+        spec.check_budget(found, 20)
+    assert str(caught.value) == f"study 'mine': {said}"
+    spec.check_budget(study(), 10**6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"space": {"temperature": {"low": 1.0, "high": 9.0}}},
+            "search.space.temperature: a grid needs choices, or low, high and step; type step = 2, "
+            'say, or sampler = "qmc"',
+        ),
+        (
+            {"space": {"learning_rate": {"low": 1e-3, "high": 1.0, "log": True}}},
+            "search.space.learning_rate: a grid needs choices, or low, high and step; type choices "
+            '= [0.001, 0.01, 0.1, 1], say, or sampler = "qmc"',
+        ),
+        (
+            {"start": [{"kd_weight": 0.5}], "trials": 8},
+            "search.start[0]: a point of a grid names every field of the space; missing: "
+            "batch_size, removed_blocks",
+        ),
+        (
+            {"start": [{"kd_weight": 0.5, "batch_size": 16, "removed_blocks": 3}] * 2, "trials": 8},
+            "search.start[1]: a grid visits each of its points once",
+        ),
+        (
+            {"from": "theirs", "trials": 8},
+            "search.from: a grid visits each of its points once; leave it out",
+        ),
+        (
+            {"space": {"batch_size": {"low": 2, "high": 200_002}}},
+            "search.sampler: the grid has 200001 points, more than 100000; type fewer choices, "
+            'larger steps, or sampler = "random"',
+        ),
+    ],
+)
+def test_a_grid_that_cannot_be_visited_is_refused(changes: dict[str, Any], said: str) -> None:
+    assert fault_of(**{**GRID, **changes}) == said
+
+
+SHAPED: dict[str, Any] = {
+    "space": {
+        "removed_blocks": {"low": 3, "high": 7, "step": 2},
+        "width": {"low": 0.1, "high": 0.5, "step": 0.2},
+    }
+}
+
+
+def test_students_are_the_product_of_the_fields_that_shape_them_or_a_list() -> None:
+    every = [f"mobilenet_v2-{blocks}-x{width}" for blocks in (3, 5, 7) for width in (0.1, 0.3, 0.5)]
+    found = study(search__space=SHAPED["space"])
+    assert [each.name for each in found.students()] == every
+    listed = study(search__space=SHAPED["space"], search__students=[every[4], every[0]])
+    assert [each.name for each in listed.students()] == [every[0], every[4]]
+    assert [each.name for each in study().students()] == ["mobilenet_v2-5"]
+    # in spite of binary fractions
+    assert [each.name for each in found.agreeing({"width": 0.3})] == every[1::3]
+    assert [each.name for each in listed.agreeing({"width": 0.3, "kd_weight": 1})] == [every[4]]
+
+
+def test_a_list_of_students_names_those_of_the_space() -> None:
+    assert fault_of(**SHAPED, students=["mobilenet_v2-3-x0.4"]) == (
+        "search.students: 'mobilenet_v2-3-x0.4' is no student of the space; did you mean "
+        "'mobilenet_v2-3-x0.5'?; allowed: mobilenet_v2-3-x0.1, mobilenet_v2-3-x0.3, "
+        "mobilenet_v2-3-x0.5, mobilenet_v2-5-x0.1, mobilenet_v2-5-x0.3, mobilenet_v2-5-x0.5, "
+        "mobilenet_v2-7-x0.1, mobilenet_v2-7-x0.3, mobilenet_v2-7-x0.5"
+    )
+    start = [{"removed_blocks": 3}, {"removed_blocks": 5}]
+    assert fault_of(**SHAPED, students=["mobilenet_v2-3-x0.5"], start=start) == (
+        "search.start[1]: no student of search.students is so"
+    )

@@ -106,6 +106,36 @@ def test_a_summary_without_a_winner_names_the_failures(
     assert "1 diverged" in out and "igkd trials s" in out
 
 
+def point(number: int, accuracy: float, latency_ms: float) -> dict[str, Any]:
+    attributes = {"latency_ms": latency_ms, "architecture": "small"}
+    parameters = {"temperature": 2.5, "kd_weight": 0.01, "overlay_probability": 0.1}
+    found = row(number, accuracy=accuracy, attributes=attributes, parameters=parameters)
+    return found.as_dict()
+
+
+def test_a_front_is_a_table_of_trade_offs(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.print_summary(summary(front=[point(3, 0.98, 0.5), point(1, 0.93, 0.25)]))
+    out = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "front: no trial beats these" in lines
+    assert "3 98.0% 0.5 ms 0.01 0.1 2.5" in lines
+    assert lines.index("3 98.0% 0.5 ms 0.01 0.1 2.5") < lines.index("1 93.0% 0.25 ms 0.01 0.1 2.5")
+    assert max(len(line.rstrip()) for line in out.splitlines()) < 80
+    tables.print_summary(summary(front=None))
+    assert "front" not in capsys.readouterr().out
+
+
+def test_latencies_are_a_column_where_they_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    def trials(*latencies: float) -> str:
+        tables.print_trials(
+            [row(i, attributes={"latency_ms": ms}) for i, ms in enumerate(latencies)]
+        )
+        return capsys.readouterr().out
+
+    assert "latency" not in trials(1.5, 1.5)
+    assert "1.5 ms" in trials(1.5, 2.0) and "latency" in trials(1.5, 2.0)
+
+
 def test_columns_without_content_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     tables.print_trials([row(0), row(1)])
     out = capsys.readouterr().out
