@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import __version__, console, tables, worker_commands
+from igkd_search import __version__, console, doctor_command, tables, worker_commands
 from igkd_search.command_options import (
     HOME,
     DataOption,
@@ -266,6 +266,7 @@ def _search(
 
 
 worker_commands.register(app)
+doctor_command.register(app)
 
 
 def main() -> None:

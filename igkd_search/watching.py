@@ -40,7 +40,7 @@ def watch(
         except StorageLost as error:
             if found is None or monotonic() - there >= patience:
                 raise
-            show(found, f"{error}; what is shown was read before, waiting for the database")
+            show(found, f"{error}; waiting for it, what is shown is older")
         else:
             show(found, "")
             if found["ended"]:

@@ -35,7 +35,7 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {"run", "prepare", "status", "trials", "best", "export", "train"}
-COMMANDS |= {"materials", "overlays"}
+COMMANDS |= {"materials", "overlays", "doctor"}
 
 
 class Igkd(Protocol):
@@ -126,6 +126,7 @@ def test_the_version_is_printed(igkd: Igkd) -> None:
         ["overlays", "digits"],
         ["materials", "digits"],
         ["materials", "-f", "xml"],
+        ["doctor", "digits", "digits"],
         ["train", "best.toml"],
         ["train", "best.toml", "-o", "final", "--seeds", "0"],
     ],
@@ -351,6 +352,15 @@ def test_json_is_all_there_is_on_standard_output(igkd: Igkd, searched: Path) -> 
     assert [trial["state"] for trial in trials] == ["complete"] * 2
     theirs = optuna.load_study(study_name="tiny", storage=f"sqlite:///{searched / 'igkd.db'}")
     assert best["best"]["parameters"] == theirs.best_trial.params
+
+
+def test_json_names_the_hosts_of_a_trial_that_took_several_attempts(
+    igkd: Igkd, searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = ("trials", "tiny", "-f", "json", "--home", searched)
+    assert not any("hosts" in trial for trial in json.loads(igkd(*listed).stdout))
+    monkeypatch.setattr(progress, "hosts", lambda *_: {1: ["a", "b"]})
+    assert [trial.get("hosts") for trial in json.loads(igkd(*listed).stdout)] == [None, ["a", "b"]]
 
 
 def test_json_says_how_each_class_is_answered(igkd: Igkd, searched: Path) -> None:

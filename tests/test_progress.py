@@ -187,6 +187,28 @@ def test_a_search_at_work_is_told_whole(both: Database) -> None:
     assert "igkd trials s" in advice
 
 
+def keys_of(found: Any) -> set[str]:
+    """All keys, but for those of dicts whose keys are themselves values."""
+    if isinstance(found, list):
+        return set().union(*map(keys_of, found))
+    if not isinstance(found, dict):
+        return set()
+    values = ("states", "proposed_by", "failures", "parameters", "versions")
+    deeper = [keys_of(value) for key, value in found.items() if key not in values]
+    return set(found).union(*deeper)
+
+
+def test_the_page_about_watching_names_every_key(base: Database) -> None:
+    begin(base)
+    mine = hire(base)
+    work(base, mine, TrialState.COMPLETE, 0.9)
+    work(base, mine, TrialState.RUNNING, 0.9)
+    page = (Path(__file__).parents[1] / "docs/watching.md").read_text(encoding="utf-8")
+    keys = keys_of(progress.status(base, "s"))
+    assert {"images_per_s", "planned", "uuid", "advice"} <= keys
+    assert [key for key in keys if f"`{key}`" not in page] == []
+
+
 def test_a_worker_that_dies_or_falls_silent_is_marked_and_its_trial_has_nobody(
     both: Database,
 ) -> None:
