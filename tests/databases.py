@@ -103,6 +103,11 @@ def _after(barrier: Any, answers: Any, task: Callable[..., Any], arguments: Any)
 @cache
 def postgres_server() -> "PostgresServer":
     """One server a test process, started at its first use and gone when the process ends."""
+    return own_server()
+
+
+def own_server() -> "PostgresServer":
+    """A server of the caller's own, which it may stop; gone when the process ends."""
     with warnings.catch_warnings():
         # platformdirs tells that XDG_RUNTIME_DIR is unset, as on most servers; any place will do.
         warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")

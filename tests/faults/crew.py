@@ -4,6 +4,7 @@ Nothing here sleeps to let something happen: a test waits until a worker says on
 is, until the database or a log shows what it waits for, or until a process has ended.
 """
 
+import itertools
 import os
 import signal
 import time
@@ -21,7 +22,7 @@ from igkd_search import database, outcomes, registry, slots, spec, study_file
 from tests.databases import forkserver
 from tests.faults import hired
 
-DEADLINE = 120.0
+DEADLINE = 60.0
 """Seconds after which what a test waits for will not come."""
 SPACE = {"temperature": {"low": 1.0, "high": 10.0, "log": True}, "kd_weight": {"low": 0, "high": 1}}
 
@@ -172,7 +173,7 @@ class Crew:
         """No attempt at a slot begins before the one before it has ended, in word and deed."""
         attempts = self.table(study).attempts()
         assert sum(attempt.end == "died" for attempt in attempts) <= deaths
-        for before, after in zip(attempts, attempts[1:], strict=False):
+        for before, after in itertools.pairwise(attempts):
             if before.slot == after.slot:
                 assert before.ended is not None and before.ended <= after.started
         by_time = sorted(self.notes(study), key=lambda note: note.at)

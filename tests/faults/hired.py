@@ -21,6 +21,7 @@ from igkd_search import (
     database,
     draining,
     fenced,
+    files,
     fitting,
     identities,
     outcomes,
@@ -104,7 +105,7 @@ class Way:
                 self._be_at(f"write after {self.last}")
             prove(storage, session)
 
-        fenced.FencedStorage._prove = watched  # type: ignore[method-assign]
+        setattr(fenced.FencedStorage, "_prove", watched)  # noqa: B010
 
     def _be_at(self, name: str) -> None:
         turn = self.turns[name] = self.turns.get(name, 0) + 1
@@ -114,7 +115,7 @@ class Way:
         elif action == "freeze":
             os.kill(os.getpid(), signal.SIGSTOP)
         elif action == "full":
-            checkpoints.files.replace = _disk_full
+            files.replace = _disk_full
         elif action == "wait" or self.orders.waits_at == name:
             self.line.send((name, turn))
             self.line.recv()

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ def history(crew: Crew, study: spec.Study) -> tuple[Any, ...]:
     ]
     attempts = crew.table(study).attempts()
     return rows, attempts, crew.trials(study), crew.reader.file_digests(study.name)
+
+
+def stopped(member: Member) -> bool:
+    return VOID in member.said()
 
 
 def freeze(crew: Crew, study: spec.Study, point: str, turn: int = 1) -> Member:
@@ -50,7 +55,7 @@ def test_a_worker_that_wakes_after_its_lease_writes_nothing(crew: Crew) -> None:
     before = {point: history(crew, study) for point, study in studies.items()}
     for point, member in late.items():
         member.send(signal.SIGCONT)
-        crew.until(lambda member=member: VOID in member.said(), f"it woke at {point!r}")
+        crew.until(partial(stopped, member), f"it woke at {point!r}")
         assert history(crew, studies[point]) == before[point], point
     for point in studies.keys() - set(told):
         adopters[point].go()
@@ -78,9 +83,27 @@ def test_a_write_that_froze_before_its_proof_is_taken_back(
     before = history(crew, study)
     assert before[2][0].intermediate_values == {}
     late.send(signal.SIGCONT)
-    crew.until(lambda: VOID in late.said(), "it woke")
+    crew.until(partial(stopped, late), "it woke")
     assert history(crew, study) == before
     adopter.go()
     adopter.ended()
     late.ended()
+    crew.check_budget(study, 1, deaths=1)
+
+
+def test_who_freezes_while_holding_a_lock_does_not_hold_the_search_up(
+    crew_on: Callable[[str], Crew], tmp_path: Path
+) -> None:
+    """Postgres ends a transaction that its owner sleeps through; the lock is that of the trial."""
+    asleep = "options=-c%20idle_in_transaction_session_timeout%3D300ms"
+    crew = crew_on(f"{prepared_url('postgresql', tmp_path)}&{asleep}")
+    study = crew.begin(study_of())
+    late = freeze(crew, study, "write after attached")
+    crew.until(late.frozen, "it stands still")
+    crew.hire(study, lease=SHORT, host="elsewhere").ended()
+    before = history(crew, study)
+    late.send(signal.SIGCONT)
+    said = late.ended()
+    assert "due to idle-in-transaction timeout" in said and VOID in said
+    assert history(crew, study) == before
     crew.check_budget(study, 1, deaths=1)
