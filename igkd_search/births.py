@@ -54,9 +54,9 @@ def configure(trial: optuna.Trial, question: spec.Study, claim: slots.Claim) -> 
     """Ask for what the trial is, and note who proposed it, its seed and its attempts."""
     config = space.suggest(trial, question)
     if claim.attempt == 1 or "seed" not in trial.user_attrs:
-        modelled = question.search.sampler in space.MODELS and trial.relative_params
         if "proposed_by" not in trial.user_attrs:
-            trial.set_user_attr("proposed_by", "model" if modelled else "chance")
+            by = space.proposer(question, trial)
+            trial.set_user_attr("proposed_by", by)
         trial.set_user_attr("seed", spec.trial_seed(question.search.seed, claim.slot))
     trial.set_user_attr("attempts", claim.attempt)
     return config
@@ -68,6 +68,8 @@ def _fixed(
     """The parameters that are given to the trial of a slot, and by whom it is proposed then."""
     start = question.search.start
     if slot < len(start):
-        return dict(start[slot]), {"proposed_by": "start"}
+        return space.fixed(question, start[slot]), {"proposed_by": "start"}
     point = queued.take(base, question.name, slot)
-    return ({}, {}) if point is None else (point, {"proposed_by": "queue"})
+    if point is None:
+        return {}, {}
+    return space.fixed(question, point), {"proposed_by": "queue"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import __version__, console, tables
+from igkd_search import __version__, console, doctor_command, tables
 from igkd_search.command_options import (
     HOME,
     DataOption,
@@ -265,6 +265,9 @@ def train(
                 from igkd_search import final
             result = final.train(exported, output, home, seeds, device)
         show(result, format, lambda found: tables.print_final(found, output))
+
+
+doctor_command.register(app)
 
 
 def _search(

@@ -170,8 +170,10 @@ def display(plan: Sequence[str]) -> Iterator[None]:
             _planned.clear()
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on standard output; the first column is left-aligned, the others right."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
+) -> None:
+    """Print a table on standard output; its first `left` columns to the left, the others right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -184,7 +186,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         collapse_padding=True,
     )
     for position, column in enumerate(columns):
-        justify: Any = "left" if position == 0 else "right"
+        justify: Any = "left" if position < left else "right"
         table.add_column(column, justify=justify, no_wrap=position == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # not markup: a cell may hold an error's [brackets]

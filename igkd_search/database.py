@@ -20,6 +20,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 
+from igkd_search import filesystems
 from igkd_search.errors import StorageError, StorageLost
 from igkd_search.fenced import FencedStorage
 from igkd_search.patience import Patience, passes, patient
@@ -34,7 +35,10 @@ from igkd_search.schema import (
     studies,
 )
 
+CONNECTIONS = 2
+"""How many connections to Postgres a worker has at times: its own, and its lease renewal's."""
 _LOCK_KEY = 0x69676B64
+_MAY_NOT = "42501"  # SQLSTATE of a role that lacks the right
 _ASLEEP_SECONDS = 60
 _END_SLEEPERS = (
     f"SELECT set_config('idle_in_transaction_session_timeout', '{_ASLEEP_SECONDS}s', false)"
@@ -231,11 +235,12 @@ def _connect(url: str, read_only: bool, patience: Patience) -> Database:
     file, options = _file(url), _engine_options(url)
     try:
         if file is not None and not read_only:
+            _refuse_network(file)
             file.parent.mkdir(parents=True, exist_ok=True)
         if file is not None and read_only and not file.exists():
             raise _no_database(str(file))
-        setup = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options["connect_args"])
-        version = _schema_version(setup)
+        setup = bare_engine(url)
+        version = schema_version(setup)
         if version is None and read_only:
             raise _no_database(masked(url))
         if (version is None or version in ADDED_TO) and not read_only:
@@ -259,6 +264,17 @@ def _connect(url: str, read_only: bool, patience: Patience) -> Database:
         raise _unreachable(url, error) from error
     _tune(storage.engine, read_only)
     return Database(url, storage)
+
+
+def bare_engine(url: str) -> sa.Engine:
+    """An engine that keeps no connection and makes nothing, to look at a database as it is.
+
+    StorageError for a URL of another kind.
+    """
+    _file(url)
+    return sa.create_engine(
+        url, poolclass=sa.NullPool, connect_args=_engine_options(url)["connect_args"]
+    )
 
 
 def connect_if_there(url: str) -> Database | None:
@@ -290,9 +306,12 @@ def _no_database(place: str) -> StorageError:
 
 def _unreachable(url: str, error: BaseException) -> StorageError:
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+    driver = getattr(cause, "orig", None)
+    reason = str(driver or cause).strip().splitlines()[:1]
+    if getattr(driver, "sqlstate", None) == _MAY_NOT:
+        reason.append("(igkd_owner makes tables, igkd_worker works: storage/README.md)")
     kind = StorageLost if passes(error) else StorageError
-    return kind(f"cannot use the database at {masked(url)}: {' '.join(reason[:1])}")
+    return kind(f"cannot use the database at {masked(url)}: {' '.join(reason)}")
 
 
 def _file(url: str) -> Path | None:
@@ -316,6 +335,18 @@ def _file(url: str) -> Path | None:
     if Path(address.database).is_dir():
         raise StorageError(f"storage URL {url}: that is a folder, name a file in it")
     return Path(address.database)
+
+
+def _refuse_network(file: Path) -> None:
+    """StorageError for a file on a network file system: SQLite's locks do not hold there."""
+    kind = filesystems.kind_of(file)
+    if filesystems.is_network(kind):
+        raise StorageError(
+            f"{file} lies on a network file system ({kind}), where SQLite's locks do not hold and "
+            "workers would damage it; for workers on one host type --storage sqlite:////DISK/igkd.db"
+            " with a disk of this host, for several --storage postgresql+psycopg://USER@HOST/igkd "
+            "with the password in PGPASSFILE or a --storage-file (docs/storage.md)"
+        )
 
 
 def _engine_options(url: str) -> dict[str, Any]:
@@ -367,7 +398,8 @@ def _has_files(connection: sa.Connection) -> bool:
     return sa.inspect(connection).has_table(files.name)
 
 
-def _schema_version(engine: sa.Engine) -> int | None:
+def schema_version(engine: sa.Engine) -> int | None:
+    """The version of igkd's tables, or None when they are not there."""
     with engine.connect() as connection:
         if not sa.inspect(connection).has_table(schema.name):
             return None
@@ -377,7 +409,7 @@ def _schema_version(engine: sa.Engine) -> int | None:
 def _bring_up_to_date(setup: sa.Engine, url: str, file: Path | None) -> int:
     """Make Optuna's tables, then ours, the version last: its presence says that all is there."""
     with _creation_lock(setup, file):
-        version = _schema_version(setup)
+        version = schema_version(setup)
         if version is not None and version not in ADDED_TO:
             return version  # another process did it, or a newer igkd-search
         if version is None:

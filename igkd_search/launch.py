@@ -1,6 +1,7 @@
 """Start a search: prepare its materials, bring it into the database, run a worker of it."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from igkd_search import (
     datasets,
     devices,
     draining,
+    feasible,
     keeper,
     materials,
     models,
@@ -29,6 +31,8 @@ from igkd_search import (
     workers,
 )
 from igkd_search.errors import StudyError
+
+log = logging.getLogger(__name__)
 
 
 def check(
@@ -122,8 +126,14 @@ def hire(
     drain: draining.Drain,
     stops: int | None = None,
 ) -> worker.Worker:
-    """One worker for a study whose materials are there."""
+    """One worker for a study whose materials are there.
+
+    StudyError when no student is within the study's latency budget.
+    """
     chosen = devices.choose(device)
+    study, left = feasible.within(study, _milliseconds(shared.latency))
+    for line in left:
+        log.info("not searched: %s", line)
     stock = training.Stock.of(shared, study, chosen, planned_epochs=_planned(base, study))
 
     def train(
@@ -163,8 +173,12 @@ def _machine(device: torch.device) -> workers.Machine:
 
 def _planned(base: database.Database, study: spec.Study) -> int:
     """The most epochs that the budget in the database buys."""
+    return _budget(base, study) * study.trial.epochs
+
+
+def _budget(base: database.Database, study: spec.Study) -> int:
     record = base.read_study(study.name)
-    return (record.trials if record else study.search.trials) * study.trial.epochs
+    return record.trials if record else study.search.trials
 
 
 def prepare(
@@ -208,6 +222,8 @@ def _prepare(
     begun = _as_begun(study, facts)
     measured = _latency_of(facts)
     shared = materials.prepare(begun, home, device, data, kept_at, measured)
+    searched, _ = feasible.within(study, _milliseconds(shared.latency))
+    spec.check_budget(searched, trials if trials is not None else _budget(base, study))
     if register:
         registry.register(base, study, trials)
     settled = base.settle_facts(study.name, lambda stored: _settled(study, home, shared, stored))
@@ -234,6 +250,11 @@ def _settled(
 def _latency_of(facts: Mapping[str, Any]) -> dict[str, materials.Latency]:
     table = facts.get("latency", {})
     return {name: materials.Latency.from_dict(row) for name, row in table.items()}
+
+
+def _milliseconds(table: Mapping[str, materials.Latency]) -> dict[str, float]:
+    """The figure of each architecture that a latency budget is about."""
+    return {name: row.timing.onnxruntime.median_ms for name, row in table.items()}
 
 
 def _as_begun(study: spec.Study, facts: Mapping[str, Any]) -> spec.Study:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from igkd_search import console
 
 if TYPE_CHECKING:
-    from igkd_search import gallery, inventory, results
+    from igkd_search import findings, gallery, inventory, results
 
 _NAME_WIDTH = 24  # of a class
 
@@ -226,6 +226,18 @@ def print_materials(
         size = _size(sum(entry.bytes for entry in unused))
         pairs["unused"] = f"{_entries(len(unused))}, {size}; igkd materials --prune removes them"
     console.print_pairs("materials", pairs)
+
+
+def print_findings(found: "Sequence[findings.Finding]") -> None:
+    """Print what a doctor found; below it, what to type about that which is not well."""
+    shown = {"ok": "ok", "warning": "WARNING", "fault": "FAULT"}
+    rows = [[one.name, shown[one.state], one.found] for one in found]
+    console.print_table("", ["check", "state", "found"], rows, left=3)
+    advice = {one.name: one.advice for one in found if one.state != "ok"}
+    if advice:
+        console.print_pairs("what to type", advice)
+    else:
+        console.print_pairs("all is well", {})
 
 
 def print_gallery(found: "gallery.Gallery", output: Path) -> None:

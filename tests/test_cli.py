@@ -34,7 +34,7 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {"run", "prepare", "status", "trials", "best", "export", "train"}
-COMMANDS |= {"materials", "overlays"}
+COMMANDS |= {"materials", "overlays", "doctor"}
 
 
 class Igkd(Protocol):
@@ -125,6 +125,7 @@ def test_the_version_is_printed(igkd: Igkd) -> None:
         ["overlays", "digits"],
         ["materials", "digits"],
         ["materials", "-f", "xml"],
+        ["doctor", "digits", "digits"],
         ["train", "best.toml"],
         ["train", "best.toml", "-o", "final", "--seeds", "0"],
     ],

@@ -157,6 +157,14 @@ def test_a_table_keeps_every_cell_as_it_is(capsys: pytest.CaptureFixture[str]) -
     assert cause in out and "[red]1" in out and out.startswith("trials")
 
 
+def test_columns_of_words_are_to_the_left_and_of_figures_to_the_right(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.print_table("", ["a", "long word", "figure"], [["x", "y", "1"]], left=2)
+    row = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert [row.index(cell) for cell in "xy1"] == [1, 4, 20]
+
+
 def test_wide_tables_are_not_cut_where_no_terminal_says_how_wide_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

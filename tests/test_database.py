@@ -79,7 +79,7 @@ def test_how_long_a_sqlite_lock_is_waited_for_can_be_typed(sqlite_file: Path) ->
     with database.transaction() as connection:
         assert connection.scalar(sa.text("PRAGMA busy_timeout")) == 2500
     database.close()
-    with pytest.raises(StorageError, match="cannot use the database at .*: could not convert"):
+    with pytest.raises(StorageError, match="could not convert string to float: 'soon'"):
         connect(f"sqlite:///{sqlite_file}?timeout=soon")
 
 
@@ -436,3 +436,29 @@ def test_passwords_are_hidden(url: str, shown: str) -> None:
 
 def test_the_password_is_not_in_the_repr(database: Database) -> None:
     assert database.url not in repr(database)
+
+
+@pytest.fixture
+def on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igkd_search.filesystems.kind_of", lambda path: "nfs4")
+
+
+@pytest.mark.usefixtures("on_nfs")
+def test_a_file_on_a_network_file_system_is_refused_with_the_line_to_type(
+    sqlite_file: Path,
+) -> None:
+    with pytest.raises(StorageError, match="network file system") as refused:
+        connect(f"sqlite:///{sqlite_file}")
+    assert "(nfs4)" in str(refused.value)
+    assert "--storage postgresql+psycopg://USER@HOST/igkd" in str(refused.value)
+    assert not sqlite_file.exists()
+
+
+def test_what_lies_on_a_network_file_system_can_be_read_and_so_be_copied(
+    sqlite_file: Path, request: pytest.FixtureRequest
+) -> None:
+    connect(f"sqlite:///{sqlite_file}").close()
+    request.getfixturevalue("on_nfs")
+    reader = connect(f"sqlite:///{sqlite_file}", read_only=True)
+    assert reader.study_names() == []
+    reader.close()

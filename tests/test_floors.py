@@ -23,6 +23,9 @@ FLOORS = {
     "schema": 0,
     "identities": 0,
     "draining": 0,
+    "filesystems": 0,
+    "findings": 0,
+    "probe": 0,
     "strategies": 0,
     "losses": 1,
     "augment": 0,
@@ -39,6 +42,7 @@ FLOORS = {
     "shards": 1,
     "users": 1,
     "patience": 1,
+    "installation": 1,
     "fenced": 2,
     "database": 3,
     "arrays": 1,
@@ -69,16 +73,19 @@ FLOORS = {
     "slots": 4,
     "searches": 4,
     "queued": 4,
+    "connections": 4,
     "inventory": 4,
     "gallery": 4,
     "training": 5,
     "births": 5,
     "workers": 5,
+    "server_health": 5,
     "stopping": 5,
     "registry": 5,
     "results": 5,
     "keeper": 6,
     "worker": 6,
+    "database_health": 6,
     "report": 6,
     "tables": 6,
     "export": 6,
@@ -86,8 +93,10 @@ FLOORS = {
     "final": 7,
     "dashboard": 7,
     "maintenance": 7,
+    "doctor": 7,
     "command_options": 7,
     "endings": 7,
+    "doctor_command": 8,
     "cli": 9,
     "__main__": 10,
 }
@@ -148,7 +157,10 @@ def test_importing_the_package_imports_nothing() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["spec", "strategies", "architectures", "errors", "console", "cli", "__main__"],
+    [
+        *("spec", "strategies", "architectures", "errors", "console", "cli", "__main__"),
+        "doctor_command",
+    ],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     heavy = {"torch", "torchvision", "optuna", "sqlalchemy", "numpy", "rich", "captum", "sklearn"}

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save, save_file
 from igkd_search import (
     checkpoints,
     database,
+    draining,
     evaluation,
     export,
     final,
@@ -316,6 +317,35 @@ def test_who_joins_works_off_what_is_open_and_leaves_the_budget_alone(
 def tiny_with_budget(study: spec.Study, trials: int) -> spec.Study:
     search = study.search.model_copy(update={"trials": trials})
     return study.model_copy(update={"search": search})
+
+
+def test_students_over_the_latency_budget_leave_the_space_before_the_first_ask(
+    shared: materials.Materials, arrays: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "igkd_search")
+    ranges = {"removed_blocks": {"low": 13, "high": 15, "step": 1}}
+    study = tiny.study(arrays, search={"latency_budget_ms": 2.0, "space": ranges})
+    row = shared.latency[tiny.STUDENT]
+    table = {f"mobilenet_v2-{removed}-x0.1": in_ms(row, ms) for removed, ms in LATENCIES.items()}
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    registry.register(base, study)
+    told = dataclasses.replace(shared, latency={"teacher": row, **table})
+    hired = launch.hire(base, study, tmp_path, told, "cpu", draining.Drain())
+    assert hired.study.search.space["removed_blocks"].values() == [14, 15]
+    assert "not searched: mobilenet_v2-13-x0.1: 3 ms, over search.latency_budget" in caplog.text
+    slow = {name: in_ms(row, 5.0) for name in table}
+    told = dataclasses.replace(shared, latency={"teacher": row, **slow})
+    with pytest.raises(StudyError, match=r"the nearest is mobilenet_v2-13-x0\.1 with 5 ms"):
+        launch.hire(base, study, tmp_path, told, "cpu", draining.Drain())
+    base.close()
+
+
+LATENCIES = {13: 3.0, 14: 2.0, 15: 1.0}
+
+
+def in_ms(row: materials.Latency, milliseconds: float) -> materials.Latency:
+    stats = dataclasses.replace(row.timing.onnxruntime, median_ms=milliseconds)
+    return dataclasses.replace(row, timing=dataclasses.replace(row.timing, onnxruntime=stats))
 
 
 def test_who_joins_a_study_that_has_not_begun_is_told_what_to_type(

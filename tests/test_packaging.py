@@ -112,7 +112,7 @@ def test_the_source_archive_holds_what_a_clone_holds(shipped_text: dict[str, str
     assert expected | {*SCRIPTS, "studies/digits.toml"} <= shipped_text.keys()
     assert not [path for path in shipped_text if path.startswith((".git/", ".venv/"))]
     stored = {path for path in shipped_text if path.startswith("storage/")}
-    assert all(path.endswith((".md", ".yaml", ".sql")) for path in stored), stored
+    assert all(path.endswith((".md", ".yaml", ".sql", ".ini")) for path in stored), stored
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from igkd_search import console, inventory, results, tables
+from igkd_search import console, findings, inventory, results, tables
 
 COST = {
     "parameters": 400,
@@ -262,3 +262,29 @@ def test_sizes_are_short(count: int, text: str) -> None:
 )
 def test_ages_are_in_their_largest_whole_unit(seconds: float, text: str) -> None:
     assert tables._age(seconds) == text
+
+
+def test_findings_are_a_table_and_advice_for_what_is_not_well(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables.print_findings(
+        [
+            findings.ok("python", "3.11"),
+            findings.warning("clock", "9 s off [by much]", "timedatectl"),
+            findings.fault("home", "read-only", "--home FOLDER"),
+        ]
+    )
+    table, advice = capsys.readouterr().out.split("what to type")
+    rows = [line.split(maxsplit=2) for line in table.splitlines() if line.strip()]
+    assert ["python", "ok", "3.11"] in [[cell.strip() for cell in row] for row in rows]
+    assert any(row[1:2] == ["WARNING"] and "[by much]" in row[2] for row in rows)
+    assert [line.split(maxsplit=1) for line in advice.splitlines() if line.strip()] == [
+        ["clock", "timedatectl"],
+        ["home", "--home FOLDER"],
+    ]
+
+
+def test_where_all_is_well_there_is_nothing_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.print_findings([findings.ok("python", "3.11")])
+    out = capsys.readouterr().out
+    assert "all is well" in out and "what to type" not in out

@@ -858,6 +858,42 @@ def test_a_trial_that_takes_its_workers_with_it_is_given_up(search: Search) -> N
     assert search.table.counts() == slots.Counts(1, 0, 0, 1)
 
 
+def test_a_pareto_study_is_told_accuracy_and_latency_and_prunes_nothing(search: Search) -> None:
+    shapes = {**SPACE, "removed_blocks": {"choices": [4, 5]}}
+    study = study_of(2, objectives=["accuracy", "latency_ms"], space=shapes)
+    search.begin(study.model_copy(update={"name": "pareto"}))
+    search.run(FakeTraining())
+    for trial in search.trials:
+        assert trial.values == [trial.user_attrs["accuracy"], 1.5]
+        assert trial.intermediate_values == {}
+        assert trial.user_attrs["epochs"] == EPOCHS
+    search.check_budget(2)
+
+
+def test_a_trial_says_how_far_it_is_within_the_latency_budget(search: Search) -> None:
+    search.begin(study_of(2, latency_budget_ms=2.0).model_copy(update={"name": "bounded"}))
+    search.run(FakeTraining({(2, 1): TrialError("diverged", "nan")}))
+    assert [trial.constraints for trial in search.trials] == [{"latency_ms": -0.5}] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_grid_is_visited_point_by_point_by_several_workers(kind: Kind, tmp_path: Path) -> None:
+    base = database.connect(prepared_url(kind, tmp_path))
+    space_ = {
+        "temperature": {"choices": [1.0, 2.0, 4.0, 8.0]},
+        "kd_weight": {"choices": [0.1, 0.9]},
+    }
+    study = study_of(8, sampler="grid", space=space_, start=[])
+    registry.register(base, study)
+    hired = [Search(base, tmp_path / "c", study).hire(FakeTraining()) for _ in range(4)]
+    working = list(hired)
+    while working:
+        working = [worker for worker in working if worker.run_one()]
+    trials = hired[0].optuna_study.trials
+    assert len(trials) == len({tuple(sorted(trial.params.items())) for trial in trials}) == 8
+    base.close()
+
+
 def test_points_are_reached_in_their_order(search: Search) -> None:
     search.begin(study_of(1, epochs=1).model_copy(update={"name": "points"}))
     reached: list[str] = []

@@ -6,7 +6,7 @@ from collections import Counter
 
 import sqlalchemy as sa
 
-from igkd_search import worker
+from igkd_search import database, worker
 from tests.faults.crew import Crew, study_of
 
 WORKERS, TRIALS = 8, 40
@@ -45,7 +45,7 @@ def test_a_search_survives_the_death_of_worker_after_worker(crew: Crew) -> None:
     assert not list(crew.folder.rglob("epoch-*"))
     if crew.kind == "postgresql":
         assert len(connections) >= WORKERS
-        assert max(connections.values()) <= 3, "a worker, its lease, and one to spare"
+        assert max(connections.values()) <= database.CONNECTIONS, "its own and its lease's"
 
 
 def test_a_death_at_any_place_between_two_writes_heals(crew: Crew) -> None:
