@@ -4,6 +4,7 @@ A trial carries its slot from the transaction that makes it, so whoever claims s
 trial i first, and a crash between any two writes heals itself.
 """
 
+import itertools
 from typing import Any
 
 import optuna
@@ -31,10 +32,22 @@ def make(
 ) -> FrozenTrial:
     """Make the trial of a slot that has none; it waits, with what start or queue gives to it."""
     fixed, by = _fixed(question, base, slot)
-    study.enqueue_trial(fixed, user_attrs={"slot": slot, **by})
-    made = find(study, slot)
-    assert made is not None
-    return made
+    tries = itertools.count()
+
+    def make_it() -> FrozenTrial:
+        # the word that it was made may have been lost with the connection
+        made = find(study, slot) if next(tries) else None
+        if made is None:
+            study.enqueue_trial(fixed, user_attrs={"slot": slot, **by})
+            made = find(study, slot)
+        assert made is not None
+        return made
+
+    def try_once() -> FrozenTrial:
+        with base.patience.once():
+            return make_it()
+
+    return base.patience(try_once)
 
 
 def configure(trial: optuna.Trial, question: spec.Study, claim: slots.Claim) -> spec.TrialConfig:

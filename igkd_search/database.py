@@ -39,6 +39,12 @@ CONNECTIONS = 2
 """How many connections to Postgres a worker has at times: its own, and its lease renewal's."""
 _LOCK_KEY = 0x69676B64
 _MAY_NOT = "42501"  # SQLSTATE of a role that lacks the right
+_ASLEEP_SECONDS = 60
+_END_SLEEPERS = (
+    f"SELECT set_config('idle_in_transaction_session_timeout', '{_ASLEEP_SECONDS}s', false)"
+    " WHERE current_setting('idle_in_transaction_session_timeout') = '0'"
+)
+"""A process that is frozen within a transaction must not hold others up by its locks for ever."""
 _ALLOWED = "sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 _INSERT_STUDY = sa.text(
     "INSERT INTO igkd_studies (study_name, question, trials, facts, created)"
@@ -248,7 +254,13 @@ def _connect(url: str, read_only: bool, patience: Patience) -> Database:
             storage = FencedStorage(
                 url, engine_kwargs=options, skip_table_creation=True, patience=patience
             )
-    except (sa.exc.SQLAlchemyError, StorageInternalError, OSError, RuntimeError) as error:
+    except (
+        sa.exc.SQLAlchemyError,
+        StorageInternalError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise _unreachable(url, error) from error
     _tune(storage.engine, read_only)
     return Database(url, storage)
@@ -338,9 +350,11 @@ def _refuse_network(file: Path) -> None:
 
 
 def _engine_options(url: str) -> dict[str, Any]:
+    typed = sa.make_url(url).query
     if url.startswith("sqlite"):
+        patient = {} if "timeout" in typed else {"timeout": 60}
         # Without a driver-level isolation the driver opens no transactions of its own: _tune does.
-        return {"connect_args": {"timeout": 60, "isolation_level": None}}
+        return {"connect_args": {**patient, "isolation_level": None}}
     wanted = {
         "application_name": "igkd-search",
         "connect_timeout": 10,
@@ -349,7 +363,6 @@ def _engine_options(url: str) -> dict[str, Any]:
         "keepalives_count": 3,
         "prepare_threshold": None,  # a pooler hands the next transaction to another session
     }
-    typed = sa.make_url(url).query
     arguments = {key: value for key, value in wanted.items() if key not in typed}
     # A worker and its lease renewal need two connections at times, and Postgres has few to give.
     pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 2}
@@ -367,11 +380,14 @@ def _tune(engine: sa.Engine, read_only: bool) -> None:
         driver_connection.execute("PRAGMA synchronous=NORMAL")
         driver_connection.execute(f"PRAGMA query_only={int(read_only)}")
 
+    def set_timeout(driver_connection: Any, _record: Any) -> None:
+        driver_connection.execute(_END_SLEEPERS)
+        driver_connection.commit()
+
     def open_transaction(connection: sa.Connection) -> None:
         connection.exec_driver_sql(begin)
 
-    if on_sqlite:
-        event.listen(engine, "connect", set_pragmas)
+    event.listen(engine, "connect", set_pragmas if on_sqlite else set_timeout)
     if begin:
         event.listen(engine, "begin", open_transaction)
     engine.dispose()  # connections opened before the events would never see them

@@ -29,6 +29,10 @@ VARIABLE = "IGKD_STORAGE_WAIT"
 DEFAULT_SECONDS = 15 * 60.0
 _PASSES = {"08", "40", "53", "55", "57"}
 """Classes of SQLSTATE: connection, rollback, resources, locks, the operator's intervention."""
+_SLEPT = "25P03"
+"""SQLSTATE of a transaction that its owner slept through, so that the server ended it."""
+_CUT_OFF = "8s2b"
+"""SQLAlchemy's code for a transaction that was used on after its connection had dropped."""
 # with chance, or all workers would come back at the same moment
 _WAIT = tenacity.wait_exponential(multiplier=0.25, max=10.0) + tenacity.wait_random(0, 0.25)
 _SQLITE_PASSES = ("locked", "busy", "disk is full", "disk full")
@@ -121,6 +125,8 @@ def passes(error: BaseException | None) -> bool:
             return True
         if isinstance(error, sa.exc.DBAPIError):
             return error.connection_invalidated or _driver_says_it_passes(error.orig)
+        if isinstance(error, sa.exc.PendingRollbackError):
+            return error.code == _CUT_OFF
         error = error.__cause__
     return False
 
@@ -132,5 +138,5 @@ def _driver_says_it_passes(error: Any) -> bool:
         state = error.sqlstate
         if state is None:  # there was no server to give one
             return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
-        return state[:2] in _PASSES
+        return state[:2] in _PASSES or state == _SLEPT
     return False

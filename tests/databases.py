@@ -2,12 +2,14 @@
 
 import atexit
 import shutil
+import sys
 import tempfile
 import uuid
 import warnings
 from collections.abc import Callable
 from functools import cache
 from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 Kind = Literal["sqlite", "postgresql"]
 # What every process would import by itself, a second each; Optuna imports its part only when used.
 _PRELOADED = ["pytest", "igkd_search.slots", "optuna.storages._rdb.models", "alembic.command"]
-_PRELOADED += ["alembic.script", "psycopg", "sqlalchemy.dialects.postgresql.psycopg"]
+_PRELOADED += ["alembic.script", "alembic.config", "alembic.migration", "psycopg"]
+_PRELOADED += ["sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite"]
 KINDS: tuple[Kind, ...] = ("sqlite", "postgresql")
 POSTGRES = 18  # as in storage/compose.yaml
 
@@ -66,10 +69,17 @@ def run_on_server(statement: str) -> None:
         connection.execute(text(statement))
 
 
+def forkserver() -> ForkServerContext:
+    """Starts processes quickly, with no connection open; workers too, where a test has torch."""
+    context = get_context("forkserver")
+    workers = ["numpy.random", "tests.faults.warm"] if "torch" in sys.modules else []
+    context.set_forkserver_preload(_PRELOADED + workers)
+    return context
+
+
 def at_once(processes: int, task: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `task(*arguments)` returns in each of so many processes that start it together."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context = forkserver()
     barrier, answers = context.Barrier(processes), context.Queue()
     started = [
         context.Process(target=_after, args=(barrier, answers, task, arguments))
@@ -94,6 +104,11 @@ def _after(barrier: Any, answers: Any, task: Callable[..., Any], arguments: Any)
 @cache
 def postgres_server() -> "PostgresServer":
     """One server a test process, started at its first use and gone when the process ends."""
+    return own_server()
+
+
+def own_server() -> "PostgresServer":
+    """A server of the caller's own, which it may stop; gone when the process ends."""
     with warnings.catch_warnings():
         # platformdirs tells that XDG_RUNTIME_DIR is unset, as on most servers; any place will do.
         warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")

@@ -1,18 +1,22 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
 from igkd_search import births, queued, registry, slots, spec
 from igkd_search.database import Database, connect
+from igkd_search.errors import StorageLost
+from igkd_search.patience import Patience
 from tests.databases import prepared_url
 from tests.test_worker import START, study_of
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Database]:
-    opened = connect(prepared_url("sqlite", tmp_path))
+    patience = Patience(60.0, sleep=lambda _: None)
+    opened = connect(prepared_url("sqlite", tmp_path), patience=patience)
     registry.register(opened, study_of())
     yield opened
     opened.close()
@@ -47,6 +51,22 @@ def test_of_two_trials_of_a_slot_the_first_counts(base: Database, study: optuna.
     first = births.make(study, study_of(), base, 1)
     study.enqueue_trial({}, user_attrs={"slot": 1})
     assert number_of(study, 1) == first.number
+
+
+def test_a_trial_whose_making_was_not_confirmed_is_made_once(
+    base: Database, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue, calls = optuna.Study.enqueue_trial, list[int]()
+
+    def unconfirmed(*arguments: Any, **options: Any) -> None:
+        enqueue(*arguments, **options)
+        calls.append(1)
+        raise StorageLost("the connection dropped")
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", unconfirmed)
+    made = births.make(study, study_of(), base, 1)
+    assert [trial.number for trial in study.trials] == [made.number]
+    assert len(calls) == 1
 
 
 def test_a_retry_takes_the_place_of_its_trial(base: Database, study: optuna.Study) -> None:

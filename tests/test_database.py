@@ -74,6 +74,15 @@ def test_every_sqlite_connection_is_tuned(sqlite_file: Path) -> None:
     database.close()
 
 
+def test_how_long_a_sqlite_lock_is_waited_for_can_be_typed(sqlite_file: Path) -> None:
+    database = connect(f"sqlite:///{sqlite_file}?timeout=2.5")
+    with database.transaction() as connection:
+        assert connection.scalar(sa.text("PRAGMA busy_timeout")) == 2500
+    database.close()
+    with pytest.raises(StorageError, match="could not convert string to float: 'soon'"):
+        connect(f"sqlite:///{sqlite_file}?timeout=soon")
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_worker_takes_the_write_lock_before_it_reads(sqlite_file: Path, read_only: bool) -> None:
     connect(f"sqlite:///{sqlite_file}").close()
@@ -311,6 +320,17 @@ def test_postgres_is_called_by_name_and_sparingly(tmp_path: Path) -> None:
     with renamed.transaction() as connection:
         assert connection.scalar(sa.text("SHOW application_name")) == "mine"
     renamed.close()
+
+
+def test_postgres_ends_a_transaction_that_somebody_sleeps_through(tmp_path: Path) -> None:
+    asked = sa.text("SHOW idle_in_transaction_session_timeout")
+    url = fresh_url("postgresql", tmp_path)
+    for typed, shown in ("", "1min"), ("&options=-cidle_in_transaction_session_timeout%3D7s", "7s"):
+        database = connect(url + typed)
+        for _ in range(2):
+            with database.transaction() as connection:
+                assert connection.scalar(asked) == shown
+        database.close()
 
 
 def test_a_dropped_connection_is_mended(tmp_path: Path) -> None:

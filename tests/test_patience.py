@@ -128,7 +128,15 @@ def wrapped(error: BaseException, invalidated: bool = False) -> sa.exc.DBAPIErro
         (wrapped(pg.UndefinedTable("trials")), False),
         (wrapped(pg.UniqueViolation("twice")), False),
         (wrapped(pg.ReadOnlySqlTransaction("read-only")), False),
+        (
+            wrapped(
+                pg.IdleInTransactionSessionTimeout("slept"),
+            ),
+            True,
+        ),
         (wrapped(ValueError("anything"), invalidated=True), True),
+        (sa.exc.PendingRollbackError("its connection dropped", code="8s2b"), True),
+        (sa.exc.PendingRollbackError("a flush failed before", code="7s2a"), False),
         (sa.exc.TimeoutError("the pool is empty"), True),
         (StorageLost("away"), True),
         (StorageError("wrong URL"), False),
