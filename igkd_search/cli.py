@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import __version__, console, doctor_command, tables, worker_commands
+from igkd_search import (
+    __version__,
+    console,
+    doctor_command,
+    status_command,
+    tables,
+    worker_commands,
+)
 from igkd_search.command_options import (
     HOME,
     DataOption,
@@ -136,21 +143,6 @@ def prepare(
         launch.prepare(base, question, home, trials, data=found, device=device)
 
 
-@app.command()
-def status(
-    study: StudyArgument,
-    storage: StorageOption = None,
-    home: HomeOption = HOME,
-    format: FormatOption = Format.table,
-) -> None:
-    """Budget, running trials and the best so far."""
-    with reporting(study):
-        from igkd_search import registry, results
-
-        found = results.status(open_storage(storage, home, read_only=True), registry.name_of(study))
-        show(found, format, tables.print_status)
-
-
 @app.command("trials")
 def list_trials(
     study: StudyArgument,
@@ -160,12 +152,14 @@ def list_trials(
 ) -> None:
     """Every trial: state, parameters, accuracy, cause and reason of failure."""
     with reporting(study):
-        from igkd_search import registry, results
+        from igkd_search import progress, registry, results
 
-        base = open_storage(storage, home, read_only=True)
-        found = results.rows(results.open_study(base, registry.name_of(study)))
+        base, name = open_storage(storage, home, read_only=True), registry.name_of(study)
+        found = results.rows(results.open_study(base, name))
         if format is Format.json:
-            console.print_json([row.as_dict() for row in found])
+            hosts = progress.hosts(base, name, found)
+            several = {number: {"hosts": names} for number, names in hosts.items()}
+            console.print_json([row.as_dict() | several.get(row.number, {}) for row in found])
             return
         tables.print_trials(found)
 
@@ -291,9 +285,6 @@ def train(
         show(result, format, lambda found: tables.print_final(found, output))
 
 
-doctor_command.register(app)
-
-
 def _search(
     question: spec.Study, trials: int | None, storage: str | None, home: Path, device: str | None
 ) -> tuple[database.Database, str]:
@@ -317,6 +308,8 @@ def _together(order: crew.Order, several: crew.Crew) -> str:
 
 
 worker_commands.register(app)
+status_command.register(app)
+doctor_command.register(app)
 
 
 def main() -> None:
