@@ -8,33 +8,48 @@ without torch.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import __version__, console, doctor_command, tables
+from igkd_search import (
+    __version__,
+    console,
+    doctor_command,
+    status_command,
+    tables,
+    worker_commands,
+)
 from igkd_search.command_options import (
     HOME,
     DataOption,
     DeviceOption,
     Format,
     FormatOption,
+    GpusOption,
     HomeOption,
+    LauncherOption,
+    SlurmOption,
     StorageOption,
     StudyArgument,
     TrialsOption,
+    WorkersOption,
+    WorkersPerGpuOption,
     check_home,
     located,
     open_if_there,
     open_storage,
+    order_of,
     question_of,
     show,
 )
 from igkd_search.endings import reporting
 
 if TYPE_CHECKING:
-    from igkd_search import database, spec
+    from igkd_search import crew, database, spec
 
 STAGES = ("start", "teacher", "overlays", "targets", "latency", "trials")
 """What a run shows from its first second, in order."""
@@ -65,6 +80,11 @@ def options(
 def run(
     study: StudyArgument,
     trials: TrialsOption = None,
+    gpus: GpusOption = None,
+    workers_per_gpu: WorkersPerGpuOption = None,
+    workers: WorkersOption = None,
+    launcher: LauncherOption = None,
+    slurm: SlurmOption = None,
     storage: StorageOption = None,
     home: HomeOption = HOME,
     data: DataOption = None,
@@ -73,7 +93,10 @@ def run(
 ) -> None:
     """Prepare, search and print the best; run again to continue."""
     with reporting(study):
-        with console.display(STAGES):
+        from igkd_search import crew
+
+        several = crew.asked(launcher, gpus, workers_per_gpu, workers, slurm or (), device)
+        with console.display(STAGES) if several is None else nullcontext():
             from igkd_search import registry, results, spec, stopping
 
             with console.stage("start", note="opening the study"):
@@ -85,7 +108,11 @@ def run(
                 if base is not None:
                     done = registry.is_finished(base, question, trials)
                     ended = "budget" if done else stopping.ended(base, question)
-            if base is None or ended is None:
+            if several is not None and (base is None or ended is None):
+                order = order_of(study, question, trials, storage, home, data, device)
+                ended = _together(order, several)
+                base = open_storage(storage, home, read_only=True)
+            elif base is None or ended is None:
                 base, ended = _search(question, trials, storage, home, device)
         if ended != "budget":
             console.print_note(f"stopped before the budget was spent: {ended}")
@@ -95,6 +122,7 @@ def run(
 @app.command()
 def prepare(
     study: StudyArgument,
+    trials: TrialsOption = None,
     storage: StorageOption = None,
     home: HomeOption = HOME,
     data: DataOption = None,
@@ -105,26 +133,14 @@ def prepare(
         with console.stage("start", note="loading"):
             check_home(home)
             question = question_of(study, storage, home, data)
-            from igkd_search import launch
+            from igkd_search import launch, spec
+
+            if trials is not None:
+                spec.check_budget(question, trials)
 
             found = launch.check(question, home, open_if_there(storage, home), device)
             base = open_storage(storage, home)
-        launch.prepare(base, question, home, data=found, device=device)
-
-
-@app.command()
-def status(
-    study: StudyArgument,
-    storage: StorageOption = None,
-    home: HomeOption = HOME,
-    format: FormatOption = Format.table,
-) -> None:
-    """Budget, running trials and the best so far."""
-    with reporting(study):
-        from igkd_search import registry, results
-
-        found = results.status(open_storage(storage, home, read_only=True), registry.name_of(study))
-        show(found, format, tables.print_status)
+        launch.prepare(base, question, home, trials, data=found, device=device)
 
 
 @app.command("trials")
@@ -136,12 +152,14 @@ def list_trials(
 ) -> None:
     """Every trial: state, parameters, accuracy, cause and reason of failure."""
     with reporting(study):
-        from igkd_search import registry, results
+        from igkd_search import progress, registry, results
 
-        base = open_storage(storage, home, read_only=True)
-        found = results.rows(results.open_study(base, registry.name_of(study)))
+        base, name = open_storage(storage, home, read_only=True), registry.name_of(study)
+        found = results.rows(results.open_study(base, name))
         if format is Format.json:
-            console.print_json([row.as_dict() for row in found])
+            hosts = progress.hosts(base, name, found)
+            several = {number: {"hosts": names} for number, names in hosts.items()}
+            console.print_json([row.as_dict() | several.get(row.number, {}) for row in found])
             return
         tables.print_trials(found)
 
@@ -267,9 +285,6 @@ def train(
         show(result, format, lambda found: tables.print_final(found, output))
 
 
-doctor_command.register(app)
-
-
 def _search(
     question: spec.Study, trials: int | None, storage: str | None, home: Path, device: str | None
 ) -> tuple[database.Database, str]:
@@ -279,6 +294,22 @@ def _search(
         data = launch.check(question, home, open_if_there(storage, home), device)
         base = open_storage(storage, home)
     return base, launch.search(base, question, home, trials, data, device)
+
+
+def _together(order: crew.Order, several: crew.Crew) -> str:
+    from igkd_search import local_workers, ray_workers, slurm_workers
+
+    launchers: dict[str, Callable[[crew.Order, crew.Crew], str]] = {
+        "local": local_workers.search,
+        "ray": ray_workers.search,
+        "slurm": slurm_workers.search,
+    }
+    return launchers[several.launcher](order, several)
+
+
+worker_commands.register(app)
+status_command.register(app)
+doctor_command.register(app)
 
 
 def main() -> None:

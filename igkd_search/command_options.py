@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import stat
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from igkd_search import console
+from igkd_search.crew import Launcher, Order
 from igkd_search.errors import StorageError
 
 if TYPE_CHECKING:
@@ -37,12 +40,29 @@ StudyArgument = Annotated[
     str,
     typer.Argument(metavar="STUDY", help="A study file, a shipped study, or one in the storage."),
 ]
+
+
+def _warn_of_password(context: typer.Context, typed: str | None) -> str | None:
+    # the callback of --storage: only here is it known that it came by the command line
+    source = context.get_parameter_source("storage")
+    by_command_line = source is not None and source.name == "COMMANDLINE"
+    if typed is not None and by_command_line and holds_password(typed):
+        console.print_note(
+            "warning: --storage: every user of this machine can read a command's password "
+            "(ps); type --storage-file FILE, or set IGKD_STORAGE or PGPASSFILE"
+        )
+    return typed
+
+
 StorageOption = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        envvar=["IGKD_STORAGE", "OPTUNA_STORAGE"],
-        help="Database URL.  [default: sqlite:///<home>/igkd.db]",
+        "--storage-file",
+        envvar=["IGKD_STORAGE", "IGKD_STORAGE_FILE", "OPTUNA_STORAGE"],
+        metavar="URL|FILE",
+        callback=_warn_of_password,
+        help="Database URL, or a file that holds it.  [default: sqlite:///<home>/igkd.db]",
         show_envvar=True,
     ),
 ]
@@ -66,6 +86,32 @@ DeviceOption = Annotated[
 ]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print.")]
 TrialsOption = Annotated[int | None, typer.Option("--trials", min=1, help="Set the budget.")]
+GpusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gpus",
+        metavar="NAMES|N",
+        help="A worker on each of 0,1 (or UUIDs, MIG names, all); on N of a cluster.",
+    ),
+]
+WorkersPerGpuOption = Annotated[
+    int | None, typer.Option("--workers-per-gpu", min=1, help="How many share a GPU.  [default: 1]")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="So many workers, all on --device; none is given a GPU."),
+]
+LauncherOption = Annotated[
+    Launcher | None, typer.Option("--launcher", help="Who starts the workers.  [default: local]")
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm",
+        metavar="KEY=VALUE",
+        help="What SLURM is told, such as partition=gpu; repeatable.",
+    ),
+]
 HOME = Path("storage")
 
 
@@ -103,22 +149,89 @@ def check_home(home: Path) -> None:
         )
 
 
-def _url(storage: str | None, home: Path) -> str:
-    return storage or f"sqlite:///{home / 'igkd.db'}"
+def url_of(storage: str | None, home: Path) -> str:
+    """The URL that --storage means: its own text, or the one line of the file that it names.
+
+    StorageError when it is neither.
+    """
+    if not storage:
+        return f"sqlite:///{home / 'igkd.db'}"
+    return storage if "://" in storage else _read_url(Path(storage))
+
+
+def _read_url(file: Path) -> str:
+    """What a file says besides empty lines and comments (#); warned of when others can read it."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        mode = file.stat().st_mode
+    except (OSError, ValueError) as error:
+        # a ValueError is of text that is none: somebody named the SQLite file itself
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise StorageError(
+            f"--storage {file}: neither a URL (sqlite:///PATH, "
+            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE) nor a file that holds one "
+            f"({reason})"
+        ) from error
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if len(lines) != 1 or "://" not in lines[0]:
+        # the lines are not repeated: one may be a password
+        raise StorageError(
+            f"--storage-file {file}: must hold one line, the database's URL, besides comments (#); "
+            f"found {len(lines)} lines"
+        )
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("%s can be read by other users; type chmod 600 %s", file, file)
+    return lines[0]
+
+
+def order_of(
+    study: str,
+    question: spec.Study,
+    trials: int | None,
+    storage: str | None,
+    home: Path,
+    data: Path | None,
+    device: str | None,
+) -> Order:
+    """What several workers are started for, in words that mean the same in any other folder."""
+    url = absolute(url_of(storage, home))
+    seen = absolute(without_password(storage, home) or "")
+    return Order(study, question, trials, url, seen or None, home, data, device)
+
+
+def absolute(url: str) -> str:
+    """The URL of a SQLite file with its whole path; any other text as it is."""
+    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/].*)", url)
+    return url if found is None else f"{found[1]}{Path(found[2]).absolute()}"
+
+
+def without_password(storage: str | None, home: Path) -> str | None:
+    """What says where the database is and may be seen by anyone; None when that is not possible."""
+    if storage and "://" not in storage:
+        return str(Path(storage).absolute())
+    url = url_of(storage, home)
+    return None if holds_password(url) else url
+
+
+def holds_password(url: str) -> bool:
+    """Whether a URL holds one that is worth hiding; an empty one is not."""
+    # nothing is imported for it: `igkd doctor` runs where no package fits another
+    return re.search(r"://[^:/?#@]*:[^@]+@|[?&]password=[^&]", url) is not None
 
 
 def open_storage(storage: str | None, home: Path, read_only: bool = False) -> database.Database:
     """The database that --storage and --home mean, made where it is missing unless `read_only`."""
     from igkd_search import database
 
-    return database.connect(_url(storage, home), read_only=read_only)
+    return database.connect(url_of(storage, home), read_only=read_only)
 
 
 def open_if_there(storage: str | None, home: Path) -> database.Database | None:
     """The same to read only; None when nobody has made it yet."""
     from igkd_search import database
 
-    return database.connect_if_there(_url(storage, home))
+    return database.connect_if_there(url_of(storage, home))
 
 
 def show(found: Any, format: Format, as_table: Callable[[Any], None]) -> None:

@@ -12,12 +12,12 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
 
 log = logging.getLogger(__name__)
@@ -200,6 +200,42 @@ def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     out.print(title, style="bold", markup=False, soft_wrap=True)
     for name, value in pairs.items():
         out.print(f"  {name:<{width}}  {value}", markup=False, soft_wrap=True)
+
+
+def print_view(view: RenderableType) -> None:
+    """Print what a module has laid out by rich on standard output."""
+    out = terminal("stdout")
+    if out.is_terminal:
+        out.print(view)
+        return
+    with out.capture() as capture:
+        out.print(view)
+    # in a file nobody needs the spaces that fill a line
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+
+def can_redraw() -> bool:
+    """Whether standard output is a terminal whose screen can be drawn anew."""
+    return terminal("stdout").is_terminal and not terminal("stdout").is_dumb_terminal
+
+
+@contextmanager
+def screen() -> Iterator[Callable[[RenderableType], None]]:
+    """The whole terminal, which each call of what this yields draws anew; given back at the end."""
+    from rich.live import Live
+
+    with Live(console=terminal("stdout"), screen=True, auto_refresh=False) as live:
+        yield lambda view: live.update(view, refresh=True)
+
+
+def print_line(text: str) -> None:
+    """Print one line on standard output, at once: somebody may be waiting for it in a pipe."""
+    print(text, flush=True)
+
+
+def print_json_line(document: Any) -> None:
+    """Print one JSON document on one line of standard output, at once."""
+    print_line(json.dumps(_finite(document), ensure_ascii=False))
 
 
 def print_json(document: Any) -> None:

@@ -3,8 +3,11 @@
 Everything here works on `cuda`, `mps` and `cpu`; one argument says which.
 """
 
+import math
 import os
 import re
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,7 +15,10 @@ from torch import nn
 from igkd_search.errors import StudyError
 
 ALLOWED = "cuda, cuda:N, mps, cpu"
+WORKERS = "IGKD_WORKERS"
+"""How many workers share the cores of this host, as whoever started them says."""
 _SMALL_IMAGE = 16 * 16  # pixels
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def choose(asked: str | None = None) -> torch.device:
@@ -43,25 +49,60 @@ def uuid_of(device: torch.device) -> str | None:
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
-def use_threads(image_shape: tuple[int, int, int], workers: int = 1) -> int:
+def use_threads(image_shape: tuple[int, int, int], workers: int | None = None) -> int:
     """Set torch's CPU threads for images (C, H, W) and return how many: cores / workers.
 
     Up to 16x16 it is one: the layers are so small that a second thread gains a quarter on a quiet
     machine and loses a factor of twenty on a busy one, where it spins while it waits.
-    OMP_NUM_THREADS is always obeyed.
+    `workers` share the cores, by default those of IGKD_WORKERS, else one. OMP_NUM_THREADS is always
+    obeyed. StudyError when IGKD_WORKERS is no number.
     """
     _, height, width = image_shape
     if "OMP_NUM_THREADS" not in os.environ:
         small = height * width <= _SMALL_IMAGE
-        torch.set_num_threads(1 if small else max(1, cores() // workers))
+        share = cores() // (workers or _workers_here())
+        torch.set_num_threads(1 if small else max(1, share))
     return torch.get_num_threads()
 
 
-def cores() -> int:
-    """How many CPU cores this process may use."""
+def _workers_here() -> int:
+    asked = os.environ.get(WORKERS, "1")
+    if not asked.isdigit() or int(asked) < 1:
+        raise StudyError(
+            f"{WORKERS} = {asked}: must be how many workers share this host, 1 or more"
+        )
+    return int(asked)
+
+
+def cores(cgroups: Path = _CGROUPS) -> int:
+    """How many CPU cores this process may use, containers' quotas (rounded up) included."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    quota = _quota(cgroups)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _quota(cgroups: Path) -> float | None:
+    """The cores' worth of time that a container's cgroup allows; None where nothing limits it."""
+    for read in (_quota_2, _quota_1):
+        # not there, not readable, or of another form: no limit that we could keep
+        with suppress(OSError, ValueError):
+            quota, period = read(cgroups)
+            if quota > 0 and period > 0:
+                return quota / period
+    return None
+
+
+def _quota_2(cgroups: Path) -> tuple[int, int]:
+    quota, period = (cgroups / "cpu.max").read_text().split()
+    return int(quota), int(period)  # "max" is no number
+
+
+def _quota_1(cgroups: Path) -> tuple[int, int]:
+    quota, period = ((cgroups / "cpu" / f"cpu.cfs_{n}_us").read_text() for n in ("quota", "period"))
+    return int(quota), int(period)  # -1 is no limit
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -11,7 +11,14 @@ from typing import Annotated
 import typer
 
 from igkd_search import console, tables
-from igkd_search.command_options import HOME, Format, FormatOption, HomeOption, StorageOption
+from igkd_search.command_options import (
+    HOME,
+    Format,
+    FormatOption,
+    HomeOption,
+    StorageOption,
+    url_of,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +41,7 @@ def doctor(
 
     source = context.get_parameter_source("storage")
     found = physician.examine(
-        lambda: storage or f"sqlite:///{home / 'igkd.db'}",
+        lambda: url_of(storage, home),
         home,
         study,
         storage_file=Path(storage) if storage and "://" not in storage else None,

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from igkd_search import console
+from igkd_search import console, processes
 from igkd_search.errors import IgkdError, StorageError
 
 
@@ -19,6 +19,7 @@ from igkd_search.errors import IgkdError, StorageError
 def reporting(what: str) -> Iterator[None]:
     """Turn a user's error into one line and exit 1, an interruption into a word and exit 130."""
     signal.signal(signal.SIGTERM, _interrupt)
+    processes.die_with_parent()
     console.log_to_terminal()
     try:
         import optuna

@@ -4,6 +4,7 @@
     ├── StudyError       a study file, an exported file or an option is wrong
     ├── DataError        a data source is missing, misshapen or mislabelled
     ├── MaterialError    a teacher, bank or latency table cannot be built, read or trusted
+    ├── ProcessError     a worker's process cannot be kept running, or did not leave when asked to
     ├── StorageError     the home folder or the database cannot be reached, read or written
     │   ├── StorageLost  the database is away just now, and worth waiting for
     │   └── LeaseLost    another worker owns this slot now; whatever this one still holds is void
@@ -33,6 +34,10 @@ class DataError(IgkdError):
 
 class MaterialError(IgkdError):
     """A teacher, a bank or a latency table cannot be built, read or trusted."""
+
+
+class ProcessError(IgkdError):
+    """A worker's process cannot be kept running, or did not leave when it was asked to."""
 
 
 class StorageError(IgkdError):

@@ -39,6 +39,21 @@ def name_of(name: str) -> str:
     return find(name).name if path.suffix == ".toml" or path.is_file() else name
 
 
+def begun(base: database.Database, name: str) -> spec.Study:
+    """The question of what STUDY means, as it was begun; StudyError when a file asks another.
+
+    The storage goes before the shipped study of the same name. A study that has not begun is
+    returned as `find` knows it.
+    """
+    path = Path(name)
+    record = base.read_study(name)
+    if record is not None and path.suffix != ".toml" and not path.is_file():
+        return _stored(record)
+    found = find(name, base)
+    check_question(base, found)
+    return found
+
+
 def shipped_studies() -> dict[str, Path]:
     """The study files of the package by name, in order: inside the wheel, or beside the package."""
     package = Path(__file__).parent
@@ -91,6 +106,24 @@ def register(base: database.Database, study: spec.Study, trials: int | None = No
     # the budget first: once the question is stored, the file no longer looks changed
     slots.Slots(base, study.name).set_budget(budget)
     base.set_question(study.name, study.model_dump(mode="json"))
+
+
+def resume(url: str, study: spec.Study, trials: int | None = None) -> bool:
+    """Register a study that has begun, for its budget; False, and nothing, when it has not."""
+    base = database.connect(url)
+    try:
+        if base.read_study(study.name) is None:
+            return False
+        register(base, study, trials)
+        return True
+    finally:
+        base.close()
+
+
+def is_spent(base: database.Database, name: str) -> bool:
+    """Whether a study has begun and its budget is spent."""
+    counts = slots.Slots(base, name).counts()
+    return counts.total > 0 and counts.done == counts.total
 
 
 def is_finished(base: database.Database, study: spec.Study, trials: int | None = None) -> bool:

@@ -99,40 +99,6 @@ def classes(base: database.Database, name: str, row: Row) -> dict[str, Any]:
     return {"class_accuracy": dict(named), "confusion": found["confusion"]}
 
 
-def status(base: database.Database, name: str) -> dict[str, Any]:
-    """Budget, trials by state, and the best so far, as plain JSON."""
-    study = open_study(base, name)
-    found = rows(study)
-    counts = slots.Slots(base, name).counts()
-    winner = best(study)
-    return {
-        "study": name,
-        "budget": {
-            "trials": counts.total,
-            "done": counts.done,
-            "running": counts.leased,
-            "open": counts.open,
-        },
-        "states": dict(Counter(row.state for row in found)),
-        "proposed_by": dict(Counter(row.proposed_by for row in found if row.proposed_by)),
-        "running": [
-            {"trial": row.number, "epochs": row.epochs, "accuracy": row.accuracy}
-            for row in found
-            if row.state == "running"
-        ],
-        "best": None
-        if winner is None
-        else {"trial": winner.number, "accuracy": winner.accuracy, "parameters": winner.parameters},
-        "front": [_point(row) for row in front(study)] if is_pareto(study) else None,
-    }
-
-
-def _point(row: Row) -> dict[str, Any]:
-    """Where a trial lies on the front."""
-    latency_ms = row.attributes.get("latency_ms")
-    return {"trial": row.number, "accuracy": row.accuracy, "latency_ms": latency_ms}
-
-
 def summary(base: database.Database, name: str) -> dict[str, Any]:
     """All that a search has to say at its end: the winner, what it costs, what was spent."""
     study = open_study(base, name)

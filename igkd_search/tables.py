@@ -1,4 +1,4 @@
-"""What the commands print for people: summaries, statuses and trials as tables of plain values."""
+"""What the commands print for people: summaries and trials as tables of plain values."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,26 +11,6 @@ if TYPE_CHECKING:
     from igkd_search import findings, gallery, inventory, results
 
 _NAME_WIDTH = 24  # of a class
-
-
-def print_status(found: dict[str, Any]) -> None:
-    """Print what `results.status` found."""
-    budget, best = found["budget"], found["best"]
-    pairs = {
-        "budget": f"{budget['done']} of {budget['trials']} trials done, "
-        f"{budget['running']} running, {budget['open']} open",
-        "states": _counted(found["states"]),
-        "proposed by": _counted(found["proposed_by"]),
-    }
-    for row in found["running"]:
-        accuracy = f", {row['accuracy']:.1%}" if row["accuracy"] is not None else ""
-        pairs[f"trial {row['trial']}"] = f"{row['epochs']} epochs{accuracy}"
-    if best is not None:
-        pairs["best"] = f"trial {best['trial']}, {best['accuracy']:.1%} on validation"
-    if found.get("front"):
-        fast, count = found["front"][-1], len(found["front"])
-        pairs["front"] = f"{count} trials, the fastest {fast['accuracy']:.1%} in {_ms(fast)}"
-    console.print_pairs(f"study {found['study']}", pairs)
 
 
 def print_trials(found: "Sequence[results.Row]") -> None:

@@ -286,7 +286,11 @@ class Worker:
         judged = max(resumed, *owed.reported, 0)
         seed = trial.user_attrs["seed"]
         self.register.say(
-            state="training", slot=claim.slot, trial_number=trial.number, epochs=config.epochs
+            state="training",
+            slot=claim.slot,
+            trial_number=trial.number,
+            epoch=resumed,
+            epochs=config.epochs,
         )
         record = None
         for record in self.train(config, seed, save_to, resume_from):

@@ -24,6 +24,7 @@ from igkd_search import (
     console,
     launch,
     materials,
+    progress,
     results,
     spec,
     study_file,
@@ -343,13 +344,23 @@ def test_json_is_all_there_is_on_standard_output(igkd: Igkd, searched: Path) -> 
     best = json.loads(igkd("best", "tiny", "-f", "json", "--home", searched).stdout)
     status = json.loads(igkd("status", "tiny", "-f", "json", "--home", searched).stdout)
     trials = json.loads(igkd("trials", "tiny", "--format", "json", "--home", searched).stdout)
-    assert status["budget"] == {"trials": 2, "done": 2, "running": 0, "open": 0}
+    counted = {"trials": 2, "done": 2, "running": 0, "open": 0, "queued": 0}
+    assert status["budget"] == counted and status["ended"]
     assert status["best"]["trial"] == best["best"]["number"]
     assert best["best"] == trials[best["best"]["number"]]
     assert best["best"]["accuracy"] == max(trial["accuracy"] for trial in trials)
     assert [trial["state"] for trial in trials] == ["complete"] * 2
     theirs = optuna.load_study(study_name="tiny", storage=f"sqlite:///{searched / 'igkd.db'}")
     assert best["best"]["parameters"] == theirs.best_trial.params
+
+
+def test_json_names_the_hosts_of_a_trial_that_took_several_attempts(
+    igkd: Igkd, searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = ("trials", "tiny", "-f", "json", "--home", searched)
+    assert not any("hosts" in trial for trial in json.loads(igkd(*listed).stdout))
+    monkeypatch.setattr(progress, "hosts", lambda *_: {1: ["a", "b"]})
+    assert [trial.get("hosts") for trial in json.loads(igkd(*listed).stdout)] == [None, ["a", "b"]]
 
 
 def test_json_says_how_each_class_is_answered(igkd: Igkd, searched: Path) -> None:
@@ -698,6 +709,6 @@ def test_a_database_lost_in_mid_search_is_one_error(
         cause = OSError("server closed the connection\nunexpectedly")
         raise optuna.exceptions.StorageInternalError("an exception is raised") from cause
 
-    monkeypatch.setattr(results, "status", lose)
+    monkeypatch.setattr(progress.Reader, "read", lose)
     message = error_of(igkd("status", "tiny", "--home", searched))
     assert message.startswith("the database was lost: server closed the connection; ")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from igkd_search import console
 
@@ -253,6 +254,49 @@ def test_the_log_of_a_terminal_goes_above_the_bars(screen: io.StringIO) -> None:
     with console.display(PLAN):
         logging.getLogger("igkd_search.banks").warning("a bank was [rebuilt]")
     assert "a bank was [rebuilt]" in screen.getvalue()
+
+
+def test_a_view_in_a_file_has_no_spaces_at_its_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = Table.grid()
+    grid.add_row("a", "b")
+    grid.add_row("long", "er")
+    console.print_view(grid)
+    assert capsys.readouterr().out == "a   b\nlonger\n"
+
+
+def test_what_others_wait_for_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Pipe(io.StringIO):
+        def flush(self) -> None:
+            seen.append(self.getvalue())
+
+    monkeypatch.setattr("sys.stdout", Pipe())
+    console.print_line("one")
+    console.print_json_line({"π": math.nan})
+    assert seen == ["one\n", 'one\n{"π": null}\n']
+
+
+def test_a_screen_is_drawn_anew_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = io.StringIO()
+    terminal = Console(file=seen, force_terminal=True, width=40, height=5, color_system=None)
+    monkeypatch.setitem(console._consoles, "stdout", terminal)
+    with console.screen() as draw:
+        draw("first")
+        draw("second")
+    text = seen.getvalue()
+    assert text.startswith("\x1b[?1049h") and "\x1b[?25h" in text[-20:], "the cursor is back"
+    assert text.index("first") < text.index("second") < text.index("\x1b[?1049l")
+
+
+@pytest.mark.parametrize(("kind", "drawn"), [("xterm", True), ("dumb", False)])
+def test_only_a_terminal_that_can_is_drawn_on(
+    monkeypatch: pytest.MonkeyPatch, kind: str, drawn: bool
+) -> None:
+    assert not console.can_redraw(), "the tests' output is no terminal"
+    terminal = Console(force_terminal=True, _environ={"TERM": kind})
+    monkeypatch.setitem(console._consoles, "stdout", terminal)
+    assert console.can_redraw() is drawn
 
 
 def test_there_is_one_console_a_stream() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,11 +102,52 @@ def test_cores_are_shared_and_small_images_take_one_thread_unless_told(
     if asked is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert devices.use_threads((3, side, side), workers) == expected == torch.get_num_threads()
+    # who starts several workers tells each of them so
+    monkeypatch.setenv("IGKD_WORKERS", str(workers))
+    assert devices.use_threads((3, side, side)) == expected == torch.get_num_threads()
 
 
-def test_cores_are_those_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("told", ["0", "-1", "two", ""])
+def test_a_number_of_workers_that_is_none_is_refused(
+    told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("IGKD_WORKERS", told)
+    with pytest.raises(StudyError, match=f"IGKD_WORKERS = {told}: must be how many workers"):
+        devices.use_threads((3, 32, 32))
+
+
+def test_cores_are_those_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
-    assert devices.cores() == 3
+    assert devices.cores(tmp_path) == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert devices.cores() == 1
+    assert devices.cores(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),  # a core and a half keep two threads busy
+        ({"cpu.max": "20000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "9900000 100000\n"}, 8),
+        ({"cpu.max": "nonsense"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, 8),
+        ({}, 8),
+    ],
+)
+def test_a_container_s_quota_counts(
+    files: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert devices.cores(tmp_path) == expected

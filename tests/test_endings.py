@@ -1,11 +1,14 @@
 """A command ends with one line and an exit code, whatever stopped it; a bug keeps its traceback."""
 
+import os
 import signal
+import sys
 
 import optuna
 import pytest
 import typer
 
+from igkd_search import processes
 from igkd_search.endings import reporting
 from igkd_search.errors import MaterialError
 
@@ -39,6 +42,15 @@ def test_a_lost_database_is_a_users_error(capsys: pytest.CaptureFixture[str]) ->
         raise optuna.exceptions.StorageInternalError("disk I/O error")
     assert ended.value.exit_code == 1
     assert "error: the database was lost: disk I/O error;" in capsys.readouterr().err
+
+
+def test_a_command_that_was_started_by_another_hears_of_its_death(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "platform", "no linux")  # this process has other parents
+    monkeypatch.setenv(processes.SUPERVISOR, "1")
+    with reporting("digits"):
+        assert processes.SUPERVISOR not in os.environ
 
 
 def test_a_bug_and_an_error_under_debug_come_out_as_they_are(

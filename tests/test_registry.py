@@ -260,3 +260,39 @@ def test_what_is_stored_is_the_whole_question(base: database.Database) -> None:
     record = base.read_study("mine")
     assert record is not None
     assert json.loads(json.dumps(record.question)) == study_of().model_dump(mode="json")
+
+
+def test_a_worker_takes_the_question_from_the_storage_before_a_shipped_study_of_that_name(
+    base: database.Database, tmp_path: Path
+) -> None:
+    begun = study_of(epochs=4).model_copy(update={"name": "digits"})
+    registry.register(base, begun)
+    assert registry.begun(base, "digits") == begun
+    with pytest.raises(StudyError, match="no such study"):
+        registry.begun(base, "mine")
+    file = tmp_path / "mine.toml"
+    file.write_text(tomlkit.dumps(plain(epochs=4)))
+    assert registry.begun(base, str(file)) == study_of(epochs=4)
+    registry.register(base, study_of(epochs=5))
+    with pytest.raises(StudyError, match="asks another question"):
+        registry.begun(base, str(file))
+
+
+def test_only_a_study_that_has_begun_is_resumed(base: database.Database) -> None:
+    before = content(base)
+    assert not registry.resume(base.url, study_of(), 9)
+    assert content(base) == before
+    registry.register(base, study_of())
+    assert registry.resume(base.url, study_of(), 9)
+    assert budget(base) == 9
+    with pytest.raises(StudyError, match="asks another question"):
+        registry.resume(base.url, study_of(epochs=5))
+
+
+def test_a_budget_is_spent_when_all_of_it_is(base: database.Database) -> None:
+    assert not registry.is_spent(base, "mine"), "it has not begun"
+    registry.register(base, study_of(trials=2))
+    work_off(base, 1)
+    assert not registry.is_spent(base, "mine")
+    work_off(base, 1)
+    assert registry.is_spent(base, "mine")

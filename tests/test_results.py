@@ -1,4 +1,4 @@
-"""Rows, status and summary of a study of every kind of trial; the winner is Optuna's own."""
+"""Rows and summary of a study of every kind of trial; the winner is Optuna's own."""
 
 import json
 from collections.abc import Iterator
@@ -106,7 +106,6 @@ def test_a_pruned_trial_never_wins_and_without_a_complete_one_nobody_does(
     add(base, TrialState.PRUNED, [0.99])
     add(base, TrialState.FAIL, [0.9])
     assert results.best(results.open_study(base, "s")) is None
-    assert results.status(base, "s")["best"] is None
     found = results.summary(base, "s")
     assert (found["best"], found["student"]) == (None, None)
 
@@ -135,16 +134,6 @@ def test_a_trial_that_has_not_begun_has_nothing_to_show(base: database.Database)
     [row] = results.rows(results.open_study(base, "s"))
     assert (row.state, row.accuracy, row.epochs, row.attempts) == ("waiting", None, 0, 0)
     assert (row.parameters, row.seconds, row.cause) == ({}, None, None)
-
-
-def test_status_counts_slots_and_shows_what_runs(mixed: database.Database) -> None:
-    found = results.status(mixed, "s")
-    assert json.loads(json.dumps(found)) == found
-    assert found["budget"] == {"trials": 6, "done": 4, "running": 1, "open": 1}
-    assert found["states"] == {"pruned": 1, "complete": 2, "failed": 1, "running": 1}
-    assert found["proposed_by"] == {"start": 1, "model": 4}
-    assert found["running"] == [{"trial": 4, "epochs": 2, "accuracy": 0.4}]
-    assert found["best"] == {"trial": 2, "accuracy": 0.9, "parameters": {"kd_weight": 0.25}}
 
 
 def test_the_summary_sets_the_winner_beside_its_teacher(mixed: database.Database) -> None:
@@ -209,15 +198,12 @@ def test_all_of_it_can_be_read_without_writing(mixed: database.Database) -> None
     add(mixed, TrialState.COMPLETE, [0.95], confusion_file=keep_answers(mixed))
     reader = database.connect(mixed.url, read_only=True)
     assert results.summary(reader, "s") == results.summary(mixed, "s")
-    assert results.status(reader, "s") == results.status(mixed, "s")
     reader.close()
 
 
 def test_an_unknown_study_is_named(base: database.Database) -> None:
     with pytest.raises(StorageError, match=r"no study 'S' at .*igkd run STUDY"):
         results.open_study(base, "S")
-    with pytest.raises(StorageError):
-        results.status(base, "S")
     with pytest.raises(StorageError):
         results.summary(base, "S")
 
@@ -274,10 +260,6 @@ def test_the_front_is_what_no_trial_beats_in_both(pareto: database.Database) -> 
     assert found["front"] == [row.as_dict() for row in front]
     assert found["student"]["latency"]["onnxruntime"]["median_ms"] == 1.0
     assert found["epochs"]["trained"] == 18
-    status = results.status(pareto, "s")
-    assert json.loads(json.dumps(status)) == status
-    assert status["best"]["trial"] == 1
-    assert status["front"][-1] == {"trial": 0, "accuracy": 0.7, "latency_ms": 1.0}
     rows = results.rows(study)
     assert [(row.state, row.accuracy, row.epochs) for row in rows][-1] == ("failed", 0.99, 3)
 
@@ -287,10 +269,8 @@ def test_a_pareto_study_without_a_complete_trial_has_no_best(pareto: database.Da
     study = results.open_study(pareto, "s")
     assert results.best(study) is None and results.front(study) == []
     assert results.summary(pareto, "s")["front"] == []
-    assert results.status(pareto, "s")["front"] == []
 
 
 def test_a_study_of_one_objective_has_no_front(mixed: database.Database) -> None:
     assert not results.is_pareto(results.open_study(mixed, "s"))
     assert results.summary(mixed, "s")["front"] is None
-    assert results.status(mixed, "s")["front"] is None

@@ -125,27 +125,6 @@ def test_a_front_is_a_table_of_trade_offs(capsys: pytest.CaptureFixture[str]) ->
     assert "front" not in capsys.readouterr().out
 
 
-def test_the_status_of_a_pareto_study_says_how_far_its_front_goes(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    ends = [
-        {"trial": 3, "accuracy": 0.98, "latency_ms": 0.5},
-        {"trial": 1, "accuracy": 0.93, "latency_ms": 0.25},
-    ]
-    found = {
-        "study": "s",
-        "budget": {"trials": 4, "done": 2, "running": 0, "open": 2},
-        "states": {"complete": 2},
-        "proposed_by": {"chance": 2},
-        "running": [],
-        "best": {"trial": 3, "accuracy": 0.98, "parameters": {}},
-    }
-    tables.print_status({**found, "front": ends})
-    assert "2 trials, the fastest 93.0% in 0.25 ms" in capsys.readouterr().out
-    tables.print_status({**found, "front": None})
-    assert "front" not in capsys.readouterr().out
-
-
 def test_latencies_are_a_column_where_they_differ(capsys: pytest.CaptureFixture[str]) -> None:
     def trials(*latencies: float) -> str:
         tables.print_trials(

@@ -793,6 +793,19 @@ def test_the_register_tells_what_a_worker_does_and_that_it_left(search: Search) 
     assert (row.state, row.trial_number) == ("left", None)
 
 
+def test_a_trial_that_begins_has_none_of_the_epochs_of_the_one_before(search: Search) -> None:
+    found: list[tuple[int | None, int | None]] = []
+
+    def look(epoch: int) -> None:
+        hired.register.beat()
+        (row,) = workers.rows(search.base, "s", identities.this_process())
+        found.append((row.trial_number, row.epoch))
+
+    hired = search.hire(FakeTraining(before_epoch=look))
+    hired.run(poll_seconds=0)
+    assert [found[place * EPOCHS] for place in range(3)] == [(0, 0), (1, 0), (2, 0)]
+
+
 def test_patience_begins_nothing_fresh(search: Search) -> None:
     study = study_of(9, patience=2, start=[{"temperature": 2.0, "kd_weight": 1.0}])
     search.begin(study.model_copy(update={"name": "patient"}))

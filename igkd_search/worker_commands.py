@@ -1,0 +1,122 @@
+"""The commands about workers: joining a search as one, having all of them leave.
+
+As in `cli`, heavy modules are imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from igkd_search import console
+from igkd_search.command_options import (
+    HOME,
+    DataOption,
+    DeviceOption,
+    HomeOption,
+    StorageOption,
+    StudyArgument,
+    check_home,
+    located,
+    url_of,
+)
+from igkd_search.endings import reporting
+
+if TYPE_CHECKING:
+    from igkd_search import database
+
+STAGES = ("start", "teacher", "overlays", "targets", "latency", "trials")
+"""What a worker that joins shows from its first second, in order."""
+_POLL_SECONDS = 1.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to an app."""
+    app.command("worker")(worker)
+    app.command("stop")(stop)
+
+
+def worker(
+    study: StudyArgument,
+    storage: StorageOption = None,
+    home: HomeOption = HOME,
+    data: DataOption = None,
+    device: DeviceOption = None,
+    stops: Annotated[int | None, typer.Option(hidden=True, envvar="IGKD_STOPS")] = None,
+) -> None:
+    """Join a study as one worker, from any machine that reaches the database."""
+    with reporting(study):
+        with console.display(STAGES):
+            with console.stage("start", note="opening the study"):
+                check_home(home)
+                base = _existing(storage, home)
+                from igkd_search import registry
+
+                question = located(registry.begun(base, study), data)
+                done = registry.is_spent(base, question.name)
+            ended = "budget"
+            if not done:
+                with console.stage("start", note="loading torch"):
+                    from igkd_search import launch
+
+                ended = launch.join(base, question, home, device, stops=stops)
+        what = "the budget is spent" if ended == "budget" else f"left: {ended}"
+        console.print_note(f"{what}; igkd best {question.name}")
+
+
+def stop(
+    study: StudyArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Until the last one has left.")] = False,
+    storage: StorageOption = None,
+    home: HomeOption = HOME,
+) -> None:
+    """Have the workers of a study on all hosts finish their epoch and leave."""
+    with reporting(study):
+        from igkd_search import database, registry, searches
+
+        base = _existing(storage, home)
+        name = registry.name_of(study)
+        if base.read_study(name) is None:
+            raise database.unknown_study(base.url, name)
+        searches.ask_to_stop(base, name)
+        there = at_work(base, name)
+        if not there:
+            console.print_note(f"no worker of '{name}' is at work")
+            return
+        hosts = len(set(there.values()))
+        console.print_note(
+            f"{len(there)} worker{'s' if len(there) > 1 else ''} of '{name}' on {hosts} "
+            f"host{'s' if hosts > 1 else ''} will leave after the current epoch; igkd run or igkd "
+            "worker goes on"
+        )
+        if wait:
+            await_leaving(lambda: at_work(base, name).keys() & there.keys())
+            console.print_note("all have left")
+
+
+def _existing(storage: str | None, home: Path) -> database.Database:
+    """The database, waited for while it is away; StorageError where nobody has made it."""
+    from igkd_search import database, patience
+
+    url, patient = url_of(storage, home), patience.Patience()
+    # read first, since that makes nothing
+    database.connect(url, read_only=True, wait=True, patience=patient).close()
+    return database.connect(url, wait=True, patience=patient)
+
+
+def at_work(base: database.Database, name: str) -> dict[str, str]:
+    """Worker -> host of those that are at work on a study."""
+    from igkd_search import identities, workers
+
+    found = workers.rows(base, name, identities.this_process())
+    return {row.worker: row.host for row in found if row.alive}
+
+
+def await_leaving(there: Callable[[], set[str]]) -> None:
+    """Wait until nobody is there."""
+    while there():
+        time.sleep(_POLL_SECONDS)
