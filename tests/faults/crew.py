@@ -133,7 +133,7 @@ class Crew:
             if time.monotonic() > deadline:
                 logs = "".join(f"\n--- {m.orders.log.name}\n{m.said()}" for m in self.members)
                 raise AssertionError(f"never came: {what}{logs}")
-            time.sleep(0.01)
+            time.sleep(0.02)
 
     def table(self, study: spec.Study) -> slots.Slots:
         return slots.Slots(self.reader, study.name)

@@ -30,7 +30,7 @@ def stopped(member: Member) -> bool:
 
 
 def freeze(crew: Crew, study: spec.Study, point: str, turn: int = 1) -> Member:
-    return crew.hire(study, plan={(point, turn): "freeze"}, lease=LONG)
+    return crew.hire(study, plan={(point, turn): "freeze"}, lease=LONG, poll=0.5)
 
 
 def elsewhere(crew: Crew) -> str | None:
