@@ -17,6 +17,10 @@ GRACE_SECONDS = 20.0
 """How long an epoch may go on after the first signal: what sent it waits 30 s before it kills."""
 
 
+STOP = "igkd stop"
+"""The reason when somebody had the workers of one study leave."""
+
+
 class Leaving(BaseException):
     """A worker leaves as it was asked to; no Exception, so that nothing takes it for a failure."""
 
@@ -34,6 +38,11 @@ class Drain:
             self.reason = reason
             log.info("leaving after this epoch: %s", reason)
             self.asked.set()
+
+    def forget(self) -> None:
+        """Be asked no more: what was asked has been done."""
+        self.reason = ""
+        self.asked.clear()
 
     @contextmanager
     def on_signals(self, grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:

@@ -56,3 +56,12 @@ def test_another_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join(30)
     assert found == [before]
+
+
+def test_what_was_asked_and_done_is_forgotten() -> None:
+    drain = Drain()
+    drain.ask("igkd stop")
+    drain.forget()
+    assert not drain.asked.is_set() and drain.reason == ""
+    drain.ask("SIGTERM")
+    assert drain.reason == "SIGTERM"
