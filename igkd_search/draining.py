@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 20.0
 """How long an epoch may go on after the first signal: what sent it waits 30 s before it kills."""
 
-
+STOP = "igkd stop"
+"""The reason when somebody had the workers of one study leave."""
 _LOOK_SECONDS = 0.1  # between two looks at the flag, for who waits
 
 
@@ -68,6 +69,11 @@ class Drain:
             self.reason = reason
             log.info("leaving after this epoch: %s", reason)
             self.asked.set()
+
+    def forget(self) -> None:
+        """Be asked no more: what was asked has been done."""
+        self.reason = ""
+        self.asked.clear()
 
     @contextmanager
     def on_signals(self, grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:

@@ -75,3 +75,12 @@ def test_a_signal_may_come_at_any_moment_of_a_wait(monkeypatch: pytest.MonkeyPat
     assert len(sleeps) == 3
     drain.asked.clear()
     assert not drain.asked.wait(0.0)
+
+
+def test_what_was_asked_and_done_is_forgotten() -> None:
+    drain = Drain()
+    drain.ask("igkd stop")
+    drain.forget()
+    assert not drain.asked.is_set() and drain.reason == ""
+    drain.ask("SIGTERM")
+    assert drain.reason == "SIGTERM"
