@@ -34,7 +34,7 @@ from igkd_search.errors import StudyError
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {"run", "prepare", "status", "trials", "best", "export", "train"}
+COMMANDS = {"run", "worker", "stop", "prepare", "status", "trials", "best", "export", "train"}
 COMMANDS |= {"materials", "overlays", "doctor"}
 
 
@@ -121,6 +121,11 @@ def test_the_version_is_printed(igkd: Igkd) -> None:
         ["run", "digits", "--walk"],
         ["run", "digits", "--trials", "0"],
         ["run", "digits", "--trials", "many"],
+        ["run", "digits", "--workers", "0"],
+        ["run", "digits", "--gpus", "0", "--workers-per-gpu", "0"],
+        ["run", "digits", "--launcher", "kubernetes"],
+        ["worker"],
+        ["stop"],
         ["best", "digits", "-f", "xml"],
         ["export", "digits"],
         ["overlays", "digits"],
