@@ -11,7 +11,8 @@ from itertools import chain, repeat
 from igkd_search import console, gpus, spectator
 from igkd_search.crew import Crew, Order
 from igkd_search.errors import ProcessError
-from igkd_search.processes import Job, Supervisor, in_front
+from igkd_search.processes import Job, in_front
+from igkd_search.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from typing import Any
 from igkd_search import console, local_workers, registry, spectator
 from igkd_search.crew import Crew, Order
 from igkd_search.errors import ProcessError, StudyError
-from igkd_search.processes import KILL_AFTER, MAX_DEATHS, Job, Supervisor, last_words
+from igkd_search.processes import Job, last_words
+from igkd_search.supervisor import KILL_AFTER, MAX_DEATHS, Supervisor
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import pytest
 import tomlkit
 from typer.testing import CliRunner, Result
 
-from igkd_search import cli, console, database, local_workers, processes, registry, slots
+from igkd_search import cli, console, database, local_workers, registry, slots, supervisor
 from igkd_search.crew import Crew, Launcher, Order
 from igkd_search.errors import ProcessError
 from tests import fake_igkd
@@ -125,7 +125,7 @@ def test_workers_that_are_given_up_matter_only_while_the_budget_is_not_spent(
     base = database.connect(url)
     registry.register(base, registry.find(str(mine)))
 
-    class Failing(processes.Supervisor):
+    class Failing(supervisor.Supervisor):
         def run(self, *_: Any) -> None:
             table = slots.Slots(base, "mine")
             while spent and (claim := table.claim()):
