@@ -15,6 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from multiprocessing import connection, get_context
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -22,6 +23,9 @@ from typing import Any
 
 import igkd_search
 
+# What commands import, some of it only when it is used.
+_IMPORTED = ["igkd_search.cli", "igkd_search.launch", "torchmetrics.functional.classification"]
+_IMPORTED += ["optuna.storages._rdb.models", "alembic.command"]
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(igkd_search.__file__).parents[1])}
 
 
@@ -106,7 +110,8 @@ def _server() -> socket.socket:
     """Where to ask for a fork; the process behind ends with this one."""
     ours, theirs = socket.socketpair()
     code = "from tests import children; children.serve()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=theirs, env=_ENVIRONMENT)
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdin=theirs.fileno(), env=_ENVIRONMENT)
     theirs.close()
 
     def end() -> None:
@@ -119,7 +124,8 @@ def _server() -> socket.socket:
 
 def serve() -> None:
     """Fork at each request on the socket that is standard input, until it is closed."""
-    _import_all()
+    for name in _IMPORTED:
+        import_module(name)
     requests, fork = socket.socket(fileno=os.dup(0)), get_context("fork")
     running: dict[Any, tuple[ForkProcess, int]] = {}
     while True:
@@ -147,18 +153,8 @@ def _run(request: bytes, streams: list[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdin, sys.stdout = open(0, encoding="utf-8"), open(1, "w", encoding="utf-8")
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    sys.stdin, sys.stdout = os.fdopen(0, encoding="utf-8"), os.fdopen(1, "w", encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace")
     code, arguments = json.loads(request)
     sys.argv = ["-c", *arguments]
     exec(compile(code, "<forked>", "exec"), {"__name__": "__main__"})
-
-
-def _import_all() -> None:
-    """What commands would import, some of it only when it is used."""
-    import alembic.command
-    import optuna.storages._rdb.models
-    import torchmetrics.functional.classification
-
-    import igkd_search.cli
-    import igkd_search.launch  # noqa: F401

@@ -4,8 +4,10 @@ The fixtures are of the whole session, that is of one test process: what they ho
 changed, and a test that changes it takes a copy. So files may run in any order and any process.
 """
 
+import gc
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +30,8 @@ def pytest_configure() -> None:
     os.environ["IGKD_DEVICE"] = "cpu"
     for name in ("IGKD_HOME", "IGKD_STORAGE", "IGKD_DATA", "IGKD_COMPILE", "OPTUNA_STORAGE"):
         os.environ.pop(name, None)
+    # a shell that runs the tests in its background has Ctrl-C ignored, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 SLOWEST = [
@@ -40,6 +44,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the slowest files begin, so that two processes end at nearly the same time."""
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported out of garbage collections, of which memory tests ask many."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter clear it at its end; libraries report on standard error what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture
