@@ -199,8 +199,9 @@ def conclude(
     for row in table:
         print(
             f"{row['workers']:>3} workers, {row['database']:<10}"
-            f" {row['overhead_ms']:>7.0f} ms a trial, claim {row['claim_ms']:.0f} ms (p95 {row['claim_p95_ms']:.0f}), "
-            f"{row['of_ideal']:.1%} of ideal"
+            f" {row['overhead_ms']:>7.0f} ms a trial,"
+            f" claim {row['claim_ms']:.0f} ms (p95 {row['claim_p95_ms']:.0f}),"
+            f" {row['of_ideal']:.1%} of ideal"
         )
     duplicates = sum(row["duplicates"] for row in table)
     claims = []

@@ -36,6 +36,23 @@ def pytest_configure() -> None:
 
 SLOWEST = [
     "end_to_end/test_digits.py",
+    "test_launch.py",
+    "test_cli.py",
+    "faults/test_kills.py",
+    "faults/test_outages.py",
+    "faults/test_frozen.py",
+    "test_worker.py",
+    "faults/test_leaving.py",
+    "test_local_workers.py",
+    "test_ray_workers.py",
+    "test_slurm_workers.py",
+    "test_compiling.py",
+    "test_training.py",
+    "test_pool.py",
+    "faults/test_budgets.py",
+    "faults/test_prepare.py",
+    "faults/test_run.py",
+    "test_benchmarks.py",
 ]
 """Files that take more than 20 s, the slowest first: none is begun when the others are done."""
 

@@ -64,7 +64,7 @@ def finish(code: str, *arguments: object) -> tuple[int, str]:
     """Run a child to its end: its exit code, and what it logged."""
     with forked(code, *arguments) as process:
         _, said = process.communicate()
-    return process.returncode, said
+    return process.wait(), said
 
 
 def trials_of(home: Path) -> list[dict[str, Any]]:
