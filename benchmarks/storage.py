@@ -35,7 +35,7 @@ import sleepers
 
 from igkd_search import database, registry, slots
 
-CLAIM = "overhead of the storage a trial, as a share of a 60 s trial, at 16 workers"
+CLAIM = "overhead of the storage a trial, as a share of a 60 s trial, at {} workers"
 TARGET, TRIAL_SECONDS, CLAIMED_AT = 0.01, 60.0, 16
 KINDS = ("sqlite", "postgresql")
 _PRELOADED = ["sleepers", "optuna.storages._rdb.models", "alembic.command", "alembic.migration"]
@@ -197,11 +197,10 @@ def conclude(
     at = CLAIMED_AT if (KINDS[0], CLAIMED_AT) in runs else loads[-1].workers
     table = [figures(kind, load, runs[kind, load.workers]) for load in loads for kind in KINDS]
     for row in table:
+        workers, overhead, claim = row["workers"], row["overhead_ms"], row["claim_ms"]
         print(
-            f"{row['workers']:>3} workers, {row['database']:<10}"
-            f" {row['overhead_ms']:>7.0f} ms a trial,"
-            f" claim {row['claim_ms']:.0f} ms (p95 {row['claim_p95_ms']:.0f}),"
-            f" {row['of_ideal']:.1%} of ideal"
+            f"{workers:>3} workers, {row['database']:<10} {overhead:>7.0f} ms a trial, claim"
+            f" {claim:.0f} ms (p95 {row['claim_p95_ms']:.0f}), {row['of_ideal']:.1%} of ideal"
         )
     duplicates = sum(row["duplicates"] for row in table)
     claims = []
@@ -211,7 +210,7 @@ def conclude(
     claim = max(claims, key=lambda found: found["ratio"])
     claim["holds"] = claim["holds"] and duplicates == 0
     more = {"workers": at, "finished_before": finished, "duplicates": duplicates, "quick": quick}
-    measure.report(CLAIM, claim, "cpu", **more, loads=table)
+    measure.report(CLAIM.format(at), claim, "cpu", **more, loads=table)
 
 
 def figures(kind: str, load: Load, runs: Sequence[Run]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ of the write: either both are committed or neither.
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -74,6 +75,18 @@ class FencedStorage(RDBStorage):
             yield
         finally:
             self._local.guard = before
+
+    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Set them all in one transaction, where Optuna would take one for each."""
+
+        def write() -> None:
+            with self.scoped_session() as session, session.begin():
+                for name, value in attributes.items():
+                    self._set_trial_attr_without_commit(
+                        session, models.TrialUserAttributeModel, trial_id, name, value
+                    )
+
+        self._repeated(write, writes=True)
 
     def _prove(self, session: Session) -> None:
         guard = getattr(self._local, "guard", None)

@@ -104,6 +104,7 @@ class Worker:
         self._joined = False
         self._last_beat = float("-inf")
         self._away = False
+        self._best = "no best yet"  # asked for once a trial: Optuna reads several rows for it
 
     def run(self, poll_seconds: float = 2.0) -> str:
         """Claim and run trials until none is open; wait for those of others to end or die.
@@ -151,7 +152,8 @@ class Worker:
         while not self.drain.asked.is_set():
             counts = self.slots.counts()
             stage.total = counts.total
-            stage.advance(counts.done - stage.done, self._best_so_far())
+            self._best = self._best_so_far()
+            stage.advance(counts.done - stage.done, self._best)
             if self.run_one(stage) or self.drain.asked.is_set():
                 continue
             if counts.done >= counts.total:
@@ -208,8 +210,7 @@ class Worker:
         self.reached("asked")
         end = self._end_of(claim, trial, config, stage)
         kept = self._keep_confusion(claim, trial, end.confusion)
-        for name, attribute in {**end.attributes, **kept}.items():
-            trial.set_user_attr(name, attribute)
+        self.storage.set_trial_user_attrs(trial._trial_id, {**end.attributes, **kept})
         for name, excess in space.constraints(self.study, end.attributes).items():
             trial.set_constraint(name, excess)
         self.reached("attached")
@@ -334,7 +335,7 @@ class Worker:
                 if stage is not None:
                     of = f"{record.epoch}/{self.study.trial.epochs}"
                     now = f"trial {trial.number} {of} {record.accuracy:.1%}"
-                    stage.advance(0, f"{self._best_so_far()}, {now}")
+                    stage.advance(0, f"{self._best}, {now}")
                 pruned = ask and not space.is_pareto(self.study) and trial.should_prune()
         except StorageLost as error:
             if not self._away:

@@ -1,27 +1,44 @@
 """Benchmarks run as they are and end with one line of JSON, whether or not a claim holds."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
-from tests.children import forked
+ROOT = Path(__file__).parents[1]
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPT = """
-import runpy, sys
-from pathlib import Path
-path = sys.argv.pop(1)
-sys.path.insert(0, str(Path(path).parent))
-runpy.run_path(path, run_name="__main__")
-"""
+
+def ends_with(benchmark: str, *options: str) -> dict[str, Any]:
+    """The line of JSON that a benchmark ends with."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / benchmark, "--quick", *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    line: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert {"claim", "ratio", "target", "holds", "n", "spread", "device"} <= set(line)
+    return line
 
 
 def test_training_loop_ends_with_its_claim() -> None:
-    smallest = ["--quick", "--repeats", "1", "--batch-size", "4", "--loader-workers", "0"]
-    with forked(SCRIPT, FOLDER / "training_loop.py", "--device", "cpu", *smallest) as process:
-        output, trouble = process.communicate()
-    assert process.returncode == 0, trouble
-    line = json.loads(output.splitlines()[-1])
-    assert {"claim", "ratio", "target", "holds", "n", "spread", "device"} <= set(line)
+    smallest = ["--repeats", "1", "--batch-size", "4", "--loader-workers", "0"]
+    line = ends_with("training_loop.py", "--device", "cpu", *smallest)
     assert line["target"] == 0.05 and line["batch_size"] == 4
     assert line["against_the_papers_loop"]["target"] is None
     assert line["digits_size"]["image_size"] == 8
+
+
+def test_storage_ends_with_its_claim() -> None:
+    line = ends_with("storage.py", "--workers", "2")
+    assert line["target"] == 0.01 and line["workers"] == 2
+    assert line["duplicates"] == 0
+    assert [(load["database"], load["n"]) for load in line["loads"]] == [
+        ("sqlite", 1),
+        ("postgresql", 1),
+    ]
+    assert all(load["overhead_ms"] > 0 and load["claim_ms"] > 0 for load in line["loads"])

@@ -70,6 +70,7 @@ def test_no_write_of_a_late_owner_is_committed(database: Database, study: optuna
     lose(database)
     writes: dict[str, Callable[[], object]] = {
         "an epoch": lambda: trial.report(0.6, 2),
+        "attributes": lambda: database.storage.set_trial_user_attrs(trial._trial_id, {"b": 1}),
         "an attribute": lambda: trial.set_user_attr("a", 1),
         "a parameter": lambda: trial.suggest_float("x", 0, 1),
         "the end": lambda: study.tell(trial, 0.6),
@@ -81,6 +82,17 @@ def test_no_write_of_a_late_owner_is_committed(database: Database, study: optuna
     (found,) = optuna.load_study(study_name="s", storage=database.storage).trials
     assert (found.intermediate_values, found.user_attrs, found.params) == ({1: 0.5}, {}, {})
     assert found.state == optuna.trial.TrialState.RUNNING
+
+
+def test_attributes_are_set_in_one_transaction(database: Database, study: optuna.Study) -> None:
+    slots = Slots(database, "s")
+    claim, trial = claimed(slots), study.ask()
+    trial.set_user_attr("a", 1)
+    before = slots.rows()[0].counter
+    with slots.fenced(claim):
+        database.storage.set_trial_user_attrs(trial._trial_id, {"a": 2, "b": "two", "c": 0.5})
+    assert slots.rows()[0].counter == before + 1
+    assert study.trials[0].user_attrs == {"a": 2, "b": "two", "c": 0.5}
 
 
 def test_the_proof_is_made_in_the_transaction_of_the_write(

@@ -246,8 +246,9 @@ def test_the_matrix_is_no_attribute_and_is_kept_before_the_trial_is_told(
     told, tell = list[Any](), optuna.Study.tell
 
     def spy(study: optuna.Study, trial: optuna.Trial, *rest: Any) -> FrozenTrial:
-        if "confusion_file" in trial.user_attrs:
-            told.append(kept_of(search, search.trials[trial.number]))
+        stored = search.trials[trial.number]
+        if "confusion_file" in stored.user_attrs:
+            told.append(kept_of(search, stored))
         return tell(study, trial, *rest)
 
     monkeypatch.setattr(optuna.Study, "tell", spy)
@@ -352,7 +353,7 @@ def test_attributes_are_attached_before_the_trial_is_told(
     tell = optuna.Study.tell
 
     def spy(study: optuna.Study, trial: optuna.Trial, *rest: Any) -> FrozenTrial:
-        seen.append(trial.user_attrs)
+        seen.append(search.trials[trial.number].user_attrs)
         return tell(study, trial, *rest)
 
     monkeypatch.setattr(optuna.Study, "tell", spy)
