@@ -5,6 +5,7 @@ changed, and a test that changes it takes a copy. So files may run in any order 
 """
 
 import gc
+import logging
 import os
 import shutil
 import signal
@@ -72,6 +73,17 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Let the interpreter clear it at its end; libraries report on standard error what is left."""
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Put the package's log back, which a command that is typed in this process takes over."""
+    package = logging.getLogger("igkd_search")
+    handlers, level, propagate = package.handlers[:], package.level, package.propagate
+    yield
+    package.handlers[:], package.propagate = handlers, propagate
+    # not by its attribute: the loggers of the modules remember what they were allowed to say
+    package.setLevel(level)
 
 
 @pytest.fixture
