@@ -5,6 +5,7 @@ trial i first, and a crash between any two writes heals itself.
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -15,7 +16,11 @@ from igkd_search import database, queued, slots, space, spec
 
 def find(study: optuna.Study, slot: int) -> FrozenTrial | None:
     """The trial of a slot: the first that was made for it, or the last retry of that one."""
-    trials = study.get_trials(deepcopy=False)
+    return among(study.get_trials(deepcopy=False), slot)
+
+
+def among(trials: Sequence[FrozenTrial], slot: int) -> FrozenTrial | None:
+    """The same among trials that were read already."""
     mine = [trial for trial in trials if trial.user_attrs.get("slot") == slot]
     found = next((trial for trial in mine if "retry_of" not in trial.user_attrs), None)
     while found is not None:

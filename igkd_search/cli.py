@@ -20,6 +20,7 @@ from igkd_search import (
     console,
     doctor_command,
     status_command,
+    study_commands,
     tables,
     worker_commands,
 )
@@ -309,6 +310,7 @@ def _together(order: crew.Order, several: crew.Crew) -> str:
 
 worker_commands.register(app)
 status_command.register(app)
+study_commands.register(app)
 doctor_command.register(app)
 
 

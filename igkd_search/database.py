@@ -140,13 +140,22 @@ class Database:
 
         What `settle` raises leaves them as they were; StorageError for an unknown study.
         """
-        mine = studies.c.study_name == name
         with self.transaction() as connection:
-            stored = connection.scalar(sa.select(studies.c.facts).where(mine).with_for_update())
-            if stored is None:
-                raise unknown_study(self.url, name)
-            settled = settle(json.loads(stored))
-            connection.execute(sa.update(studies).where(mine).values(facts=json.dumps(settled)))
+            return self.settle_facts_in(connection, name, settle)
+
+    def settle_facts_in(
+        self,
+        connection: sa.Connection,
+        name: str,
+        settle: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """The same as part of a transaction."""
+        mine = studies.c.study_name == name
+        stored = connection.scalar(sa.select(studies.c.facts).where(mine).with_for_update())
+        if stored is None:
+            raise unknown_study(self.url, name)
+        settled = settle(json.loads(stored))
+        connection.execute(sa.update(studies).where(mine).values(facts=json.dumps(settled)))
         return settled
 
     @patient
@@ -287,6 +296,15 @@ def connect_if_there(url: str) -> Database | None:
 
 class _NoDatabase(StorageError):
     """Nothing is wrong with the place, but no search has begun there."""
+
+
+def forget_unnamed(connection: sa.Connection) -> None:
+    """Remove the content of all files that no study names any more."""
+    if connection.dialect.name == "postgresql":
+        # who keeps a file just now names it before it looks whether its content is there already
+        connection.execute(sa.text("LOCK TABLE igkd_files IN SHARE ROW EXCLUSIVE MODE"))
+    unnamed = file_parts.c.sha256.not_in(sa.select(files.c.sha256))
+    connection.execute(sa.delete(file_parts).where(unnamed))
 
 
 def masked(url: str) -> str:

@@ -7,6 +7,7 @@ its epoch, of which the checkpoint before is on disk; a second signal interrupts
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,16 +17,50 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 20.0
 """How long an epoch may go on after the first signal: what sent it waits 30 s before it kills."""
 
+STOP = "igkd stop"
+"""The reason when somebody had the workers of one study leave."""
+_LOOK_SECONDS = 0.1  # between two looks at the flag, for who waits
+
 
 class Leaving(BaseException):
     """A worker leaves as it was asked to; no Exception, so that nothing takes it for a failure."""
+
+
+class _Flag(threading.Event):
+    """An event that a signal's handler may set: no lock in it that its own thread might hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._raised = False
+
+    def set(self) -> None:
+        """Raise the flag."""
+        self._raised = True
+
+    def clear(self) -> None:
+        """Take the flag down."""
+        self._raised = False
+
+    def is_set(self) -> bool:
+        """Whether the flag is up."""
+        return self._raised
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the flag, or so many seconds; whether it is up."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._raised:
+            left = _LOOK_SECONDS if end is None else end - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(left, _LOOK_SECONDS))
+        return self._raised
 
 
 class Drain:
     """Whether this process has been asked to leave; loops look at `asked`, waits wait for it."""
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self.asked: threading.Event = _Flag()
         self.reason = ""
 
     def ask(self, reason: str) -> None:
@@ -34,6 +69,11 @@ class Drain:
             self.reason = reason
             log.info("leaving after this epoch: %s", reason)
             self.asked.set()
+
+    def forget(self) -> None:
+        """Be asked no more: what was asked has been done."""
+        self.reason = ""
+        self.asked.clear()
 
     @contextmanager
     def on_signals(self, grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:

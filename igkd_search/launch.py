@@ -24,9 +24,11 @@ from igkd_search import (
     outcomes,
     registry,
     searches,
+    slots,
     spec,
     training,
     users,
+    warm_start,
     worker,
     workers,
 )
@@ -49,6 +51,8 @@ def check(
     """
     devices.choose(device)
     compiling.asked()
+    if base is None or base.read_study(study.name) is None:
+        warm_start.check(base, study)
     materials.check(study, None if base is None else keeper.Keeper.of(base, study.name))
     if study.data.source in datasets.CACHED:
         datasets.check(study.data, home)
@@ -72,7 +76,7 @@ def search(
     Returns why it ended: "budget", or in words who or what had it end before.
     """
     stops = searches.read(base, study.name).stops
-    with _spending(base, study.name):
+    with spending(base, study.name):
         shared = prepare(base, study, home, trials, data, device)
     return work(base, study, home, shared, device, drain, stops)
 
@@ -97,7 +101,7 @@ def join(
             f"prepare {study.name}', with the same --storage"
         )
     stops = searches.read(base, study.name).stops if stops is None else stops
-    with _spending(base, study.name):
+    with spending(base, study.name):
         shared = prepare(base, study, home, device=device, register=False)
     return work(base, study, home, shared, device, drain, stops)
 
@@ -125,6 +129,7 @@ def hire(
     device: str | None,
     drain: draining.Drain,
     stops: int | None = None,
+    table: slots.Slots | None = None,
 ) -> worker.Worker:
     """One worker for a study whose materials are there.
 
@@ -160,6 +165,7 @@ def hire(
         home / "checkpoints",
         train,
         attributes,
+        table,
         drain=drain,
         machine=_machine(chosen),
         stops=stops,
@@ -214,6 +220,8 @@ def _prepare(
 ) -> materials.Materials:
     registry.check_question(base, study)
     before = base.read_study(study.name)
+    if before is None:
+        warm_start.check(base, study)
     facts = {} if before is None else before.facts
     known = facts.get("fingerprints", {})
     data = data if data is not None else datasets.load(study.data, home)
@@ -225,7 +233,7 @@ def _prepare(
     searched, _ = feasible.within(study, _milliseconds(shared.latency))
     spec.check_budget(searched, trials if trials is not None else _budget(base, study))
     if register:
-        registry.register(base, study, trials)
+        registry.register(base, study, trials, searched)
     settled = base.settle_facts(study.name, lambda stored: _settled(study, home, shared, stored))
     return dataclasses.replace(shared, latency=_latency_of(settled))
 
@@ -285,7 +293,7 @@ def describe(study: spec.Study, shared: materials.Materials, device: str) -> wor
 
 
 @contextmanager
-def _spending(base: database.Database, name: str) -> Iterator[None]:
+def spending(base: database.Database, name: str) -> Iterator[None]:
     """Add the wall-clock seconds of the body to what the preparation of a study has taken."""
     began = time.monotonic()
     try:

@@ -6,6 +6,7 @@ builds it.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import takewhile
 
 import torch
@@ -146,7 +147,7 @@ def check_teacher_images(
     """StudyError unless this network takes images (3, H, W) and answers logits (B, classes)."""
 
     def shape_of(image: tuple[int, ...]) -> tuple[int, ...]:
-        return networks.output_shape(networks.skeleton(name, classes, width, max(image[1:])), image)
+        return _shape(name, None, classes, width, image)
 
     found = networks.check_images(name, shape_of, image_shape)
     if found != (2, classes):
@@ -173,16 +174,33 @@ def _maps_shape(
     architecture: Architecture, classes: int, image_shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     """The shape (2, C, h, w) of what the blocks of a student make of two images."""
-    name, side = architecture.network, max(image_shape[1:])
-    skeleton = networks.skeleton(name, classes, architecture.width, side)
-    kept = first_blocks(skeleton, architecture.removed_blocks)
-    shape = networks.output_shape(kept, image_shape)
+    name = architecture.network
+    shape = _shape(name, architecture.removed_blocks, classes, architecture.width, image_shape)
     if len(shape) != 4:
         raise StudyError(
             f"architecture '{name}': its features give {shape} for two images; wanted are maps "
             "(2, C, h, w)"
         )
     return shape
+
+
+def _shape(
+    name: str, removed_blocks: int | None, classes: int, width: float, image_shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """What two images give in the network, or in the blocks of it that are not removed."""
+    # asking takes a quarter of a second, and each trial asks; own networks may answer otherwise
+    ask = _shape_known if name in networks.BUILDERS else _shape_known.__wrapped__
+    return ask(name, removed_blocks, classes, width, tuple(image_shape))
+
+
+@lru_cache(maxsize=256)
+def _shape_known(
+    name: str, removed_blocks: int | None, classes: int, width: float, image_shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    network = networks.skeleton(name, classes, width, max(image_shape[1:]))
+    if removed_blocks is not None:
+        network = first_blocks(network, removed_blocks)
+    return networks.output_shape(network, image_shape)
 
 
 def copy_prefix(student: nn.Module, teacher: nn.Module) -> None:

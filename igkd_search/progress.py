@@ -159,7 +159,7 @@ def describe(found: Found) -> dict[str, Any]:
             "queued": found.queued,
         },
         "states": dict(Counter(row.state for row in trials)),
-        "proposed_by": dict(Counter(row.proposed_by for row in trials if row.proposed_by)),
+        "proposed_by": results.proposers(trials),
         "failures": dict(Counter(row.cause or "told from outside" for row in failed)),
         "running": [_trial(found, row) for row in running],
         "best": None

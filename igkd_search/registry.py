@@ -5,10 +5,11 @@ Nothing here imports torch, so a finished study answers in a second.
 """
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 
-from igkd_search import database, slots, space, spec, study_file
+from igkd_search import database, queued, slots, space, spec, study_file, warm_start
 from igkd_search.errors import StudyError
 
 
@@ -85,17 +86,41 @@ def kept_teacher(base: database.Database, name: str, digest: str) -> bytes | Non
     return None
 
 
+def stored(base: database.Database, name: str) -> tuple[database.StudyRow, spec.Study]:
+    """A study as it is stored; StorageError when the database does not hold it."""
+    record = base.read_study(name)
+    if record is None:
+        raise database.unknown_study(base.url, name)
+    return record, _stored(record)
+
+
+def checkpoints_of(record: database.StudyRow) -> str:
+    """The name of the folder that holds a study's checkpoints.
+
+    It is of this very study: another one of the same name must not go on from them.
+    """
+    return f"{record.name}-{spec.fingerprint([record.name, record.created])[:8]}"
+
+
 def _stored(record: database.StudyRow) -> spec.Study:
     return study_file.check(spec.Study, record.question, f"study '{record.name}' in the storage")
 
 
-def register(base: database.Database, study: spec.Study, trials: int | None = None) -> None:
+def register(
+    base: database.Database,
+    study: spec.Study,
+    trials: int | None = None,
+    searched: spec.Study | None = None,
+) -> None:
     """Bring a study and its budget into the database; a second time changes the budget only.
 
-    The budget follows `trials` when given, else a file whose own `search.trials` has changed.
+    The budget follows `trials` when given, else a file whose own `search.trials` has changed. What
+    `search.from` names is queued as far as it lies in the space of `searched`, by default of the
+    study itself. StudyError when it names none that has found anything.
     """
     check_question(base, study)
     budget = _budget(base, study, trials)
+    points = warm_start.points(base, searched or study) if _is_new(base, study.name) else []
     optuna.create_study(
         study_name=study.name,
         storage=base.storage,
@@ -103,6 +128,8 @@ def register(base: database.Database, study: spec.Study, trials: int | None = No
         load_if_exists=True,
     )
     base.write_study(study.name, study.model_dump(mode="json"), budget)
+    if points:
+        _queue_once(base, study, points)  # before there is a slot that somebody could claim
     # the budget first: once the question is stored, the file no longer looks changed
     slots.Slots(base, study.name).set_budget(budget)
     base.set_question(study.name, study.model_dump(mode="json"))
@@ -134,6 +161,29 @@ def is_finished(base: database.Database, study: spec.Study, trials: int | None =
         return False
     counts = slots.Slots(base, study.name).counts()
     return counts.done >= budget and counts.done == counts.total
+
+
+def _is_new(base: database.Database, name: str) -> bool:
+    """Whether the study has no slots yet, as when an earlier registration was interrupted."""
+    return slots.Slots(base, name).counts().total == 0
+
+
+def _queue_once(base: database.Database, study: spec.Study, points: list[warm_start.Point]) -> None:
+    """Queue what another study has found, unless another process has done it by now."""
+
+    def queue() -> None:
+        with base.transaction() as connection:
+
+            def note(facts: dict[str, Any]) -> dict[str, Any]:
+                if warm_start.FACT in facts:
+                    return facts
+                queued.append_in(connection, study.name, points)
+                found = {"study": study.search.warm_start, "points": len(points)}
+                return facts | {warm_start.FACT: found}
+
+            base.settle_facts_in(connection, study.name, note)
+
+    base.patience(queue)
 
 
 def _budget(base: database.Database, study: spec.Study, trials: int | None) -> int:

@@ -5,14 +5,15 @@ Reads the database alone, no torch and no materials, so a finished study is show
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from igkd_search import database, searches, slots
+from igkd_search.errors import StorageError
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,35 @@ def open_study(base: database.Database, name: str) -> optuna.Study:
     """The Optuna study of this name; StorageError when the database does not hold it."""
     if base.read_study(name) is None:
         raise database.unknown_study(base.url, name)
-    return optuna.load_study(study_name=name, storage=base.storage)
+    try:
+        return optuna.load_study(study_name=name, storage=base.storage)
+    except KeyError:
+        raise StorageError(
+            f"Optuna's part of study '{name}' is missing, as when its removal was interrupted: "
+            f"igkd delete {name} removes the rest"
+        ) from None
 
 
 def rows(study: optuna.Study) -> list[Row]:
-    """All trials in order of their numbers."""
-    return [_row(trial) for trial in study.get_trials(deepcopy=False)]
+    """All trials in order of their numbers.
+
+    A failed trial that was tried again is `retried`, one that never was of the budget `discarded`:
+    neither counts among the failed.
+    """
+    trials = study.get_trials(deepcopy=False)
+    again = {trial.user_attrs.get("retry_of") for trial in trials}
+    found = [_row(trial) for trial in trials]
+    return [_retried(row) if row.number in again else row for row in found]
+
+
+def _retried(row: Row) -> Row:
+    return replace(row, state="retried") if row.state == "failed" else row
+
+
+def proposers(found: Sequence[Row]) -> dict[str, int]:
+    """How many trials of the budget each has proposed."""
+    counted = [row for row in found if row.state not in ("retried", "discarded")]
+    return dict(Counter(row.proposed_by for row in counted if row.proposed_by))
 
 
 def best(study: optuna.Study) -> Row | None:
@@ -105,6 +129,7 @@ def summary(base: database.Database, name: str) -> dict[str, Any]:
     record = base.read_study(name)
     assert record is not None
     facts, winner, found = record.facts, best(study), rows(study)
+    failed = [row for row in found if row.state == "failed"]
     answer: dict[str, Any] = {
         "study": name,
         "teacher": {"accuracy": facts.get("teacher_accuracy"), **_cost(facts, "teacher")},
@@ -113,8 +138,8 @@ def summary(base: database.Database, name: str) -> dict[str, Any]:
             **dict.fromkeys(("complete", "pruned", "failed"), 0),
             **Counter(row.state for row in found),
         },
-        "proposed_by": dict(Counter(row.proposed_by for row in found if row.proposed_by)),
-        "failures": dict(Counter(row.cause for row in found if row.cause)),
+        "proposed_by": proposers(found),
+        "failures": dict(Counter(row.cause for row in failed if row.cause)),
         "epochs": {
             "trained": sum(row.epochs for row in found),
             "without_pruning": len(found) * record.question["trial"]["epochs"],
@@ -174,7 +199,7 @@ def _row(trial: FrozenTrial) -> Row:
     return Row(
         number=trial.number,
         slot=attributes.get("slot"),
-        state=_STATES[trial.state],
+        state="discarded" if attributes.get("cause") == "discarded" else _STATES[trial.state],
         parameters=dict(trial.params),
         accuracy=trial.values[0] if trial.values else shown,
         epochs=last or attributes.get("epochs", 0),

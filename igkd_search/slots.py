@@ -140,6 +140,17 @@ class Slots:
             self.forget_observations()
             raise
 
+    @patient
+    def claimable(self, fresh: bool = True) -> bool:
+        """Whether `claim` would give a slot just now; to look is to observe, as in claiming."""
+        try:
+            with self.database.transaction() as connection:
+                lowest = connection.execute(self._lowest_open(fresh)).first()
+                return lowest is not None or any(True for _ in self._orphans(connection))
+        except StorageError:
+            self.forget_observations()
+            raise
+
     def forget_observations(self) -> None:
         """Start all observing anew: an outage stopped the counters of healthy owners too."""
         self._seen = {}
@@ -228,14 +239,22 @@ class Slots:
             return [AttemptRow(*row) for row in connection.execute(query)]
 
     def _claim_open(self, connection: sa.Connection, fresh: bool) -> Claim | None:
-        lowest = sa.select(slots).where(self._mine, slots.c.state == "open")
-        if not fresh:
-            lowest = lowest.where(slots.c.attempt > 0)
-        lowest = lowest.order_by(slots.c.slot).limit(1).with_for_update(skip_locked=True)
+        lowest = self._lowest_open(fresh).with_for_update(skip_locked=True)
         row = connection.execute(lowest).first()
         return self._take(connection, row) if row else None
 
+    def _lowest_open(self, fresh: bool) -> Any:
+        lowest = sa.select(slots).where(self._mine, slots.c.state == "open")
+        if not fresh:
+            lowest = lowest.where(slots.c.attempt > 0)
+        return lowest.order_by(slots.c.slot).limit(1)
+
     def _adopt(self, connection: sa.Connection) -> Claim | None:
+        claims = (self._take(connection, row) for row in self._orphans(connection))
+        return next((claim for claim in claims if claim), None)
+
+    def _orphans(self, connection: sa.Connection) -> Iterator[Any]:
+        """The leased slots whose owners are dead, by all that has been observed until now."""
         if not self._watching:
             # The pool mends a broken connection silently; what was seen before it proves nothing.
             event.listen(self.database.engine, "invalidate", lambda *_: self.forget_observations())
@@ -252,10 +271,7 @@ class Slots:
                 # Reading took time: count it against adoption at both ends.
                 seen[row.slot], since = (row.counter, after), after
             if before - since >= self.lease_seconds or self._died_here(row):
-                claim = self._take(connection, row)
-                if claim:
-                    return claim
-        return None
+                yield row
 
     def _take(self, connection: sa.Connection, row: Any) -> Claim | None:
         """Become the owner, unless the row changed since it was read."""

@@ -174,8 +174,8 @@ def print_materials(
 ) -> None:
     """Print the entries of a vault, what --prune removed or could remove, and what is unknown."""
     if removed is not None:
-        freed = _size(sum(entry.bytes for entry in removed))
-        lines = {f"{entry.kind}/{entry.digest}": _size(entry.bytes) for entry in removed}
+        freed = shown_size(sum(entry.bytes for entry in removed))
+        lines = {f"{entry.kind}/{entry.digest}": shown_size(entry.bytes) for entry in removed}
         console.print_pairs(
             f"removed {_entries(len(removed))}, {freed} freed" if removed else "nothing to remove",
             lines,
@@ -190,7 +190,7 @@ def print_materials(
         [
             entry.kind,
             entry.digest,
-            _size(entry.bytes),
+            shown_size(entry.bytes),
             _age((now - entry.created).total_seconds()),
             ", ".join(entry.used_by),
             entry.state,
@@ -198,12 +198,12 @@ def print_materials(
         for entry in found.entries
     ]
     console.print_table("", ["kind", "digest", "size", "age", "used by", "state"], rows)
-    total = f"{_entries(len(rows))}, {_size(sum(entry.bytes for entry in found.entries))}"
+    total = f"{_entries(len(rows))}, {shown_size(sum(entry.bytes for entry in found.entries))}"
     pairs = {"total": f"{total} in {found.root}"}
     if found.unaccounted:
         pairs["not known"] = f"what is used by {', '.join(found.unaccounted)}; igkd prepare says"
     elif unused := found.unused():
-        size = _size(sum(entry.bytes for entry in unused))
+        size = shown_size(sum(entry.bytes for entry in unused))
         pairs["unused"] = f"{_entries(len(unused))}, {size}; igkd materials --prune removes them"
     console.print_pairs("materials", pairs)
 
@@ -237,7 +237,7 @@ def _entries(count: int) -> str:
     return f"{count} {'entry' if count == 1 else 'entries'}"
 
 
-def _size(count: int) -> str:
+def shown_size(count: int) -> str:
     """Bytes as people read them, in powers of 1000: 812 B, 9.1 MB, 162 MB."""
     size, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):

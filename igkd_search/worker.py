@@ -26,6 +26,7 @@ from igkd_search import (
     fitting,
     outcomes,
     owing,
+    registry,
     results,
     slots,
     space,
@@ -86,9 +87,7 @@ class Worker:
         self.study = study
         record = base.read_study(study.name)
         assert record is not None, "a worker needs a registered study"
-        # of this very study: another one of the same name must not go on from its checkpoints
-        identity = spec.fingerprint([study.name, record.created])[:8]
-        self.checkpoints = checkpoints / f"{study.name}-{identity}"
+        self.checkpoints = checkpoints / registry.checkpoints_of(record)
         self.train = train
         self.describe = describe
         self.base = base
@@ -113,9 +112,9 @@ class Worker:
         Returns why it ended: "budget", or in words who or what had it end before.
         """
         with console.stage("trials", self.slots.counts().total, "trials") as stage:
-            self._join()
             try:
-                return self._work(stage, poll_seconds)
+                with self.present():
+                    return self._work(stage, poll_seconds)
             except draining.Leaving as interruption:
                 return f"{self.drain.reason or 'interrupted'}: {interruption}"
             except StorageLost:
@@ -123,8 +122,19 @@ class Worker:
                     raise
                 log.warning("left while the database is away: its slot is adopted")
                 return self.drain.reason
-            finally:
-                self._leave()
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Be in the register while the body runs."""
+        stops = self.register.join()
+        self._joined = True
+        self._heed(stops)
+        try:
+            yield
+        finally:
+            with suppress(StorageError), self.base.patience.once():
+                self.register.leave()
+            self._joined = False
 
     def run_one(self, stage: console.Stage | None = None) -> bool:
         """Claim one slot and bring its trial to its end; False when there is none to claim."""
@@ -132,6 +142,8 @@ class Worker:
         enough = stopping.reason(self.base, self.study, self.optuna_study)
         claim = self.slots.claim(fresh=enough is None)
         if claim is None:
+            # others hold what is left, and may die
+            self.register.say(state="waiting", slot=None, trial_number=None, epoch=None)
             return False
         self.run_claim(claim, stage)
         return True
@@ -150,8 +162,6 @@ class Worker:
             if enough and not self.slots.counts().leased:
                 log.info("%s", enough)
                 return enough
-            # others hold what is left, and may die
-            self.register.say(state="waiting", slot=None, trial_number=None, epoch=None)
             self._beat(_IDLE_SECONDS)
             self.drain.asked.wait(poll_seconds)
         return self.drain.reason
@@ -384,16 +394,7 @@ class Worker:
         if self._stops is None:
             self._stops = stops
         if stops != self._stops:
-            self.drain.ask("igkd stop")
-
-    def _join(self) -> None:
-        stops = self.register.join()
-        self._joined = True
-        self._heed(stops)
-
-    def _leave(self) -> None:
-        with suppress(StorageError), self.base.patience.once():
-            self.register.leave()
+            self.drain.ask(draining.STOP)
 
     def _release(self, claim: slots.Claim) -> None:
         try:

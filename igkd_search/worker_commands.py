@@ -41,7 +41,16 @@ def register(app: typer.Typer) -> None:
 
 
 def worker(
-    study: StudyArgument,
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="[STUDY]", help="A study file, or a study in the storage."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--any", help="Serve every unfinished study, by search.priority.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With --any: look on for more, for ever.")
+    ] = False,
     storage: StorageOption = None,
     home: HomeOption = HOME,
     data: DataOption = None,
@@ -49,6 +58,11 @@ def worker(
     stops: Annotated[int | None, typer.Option(hidden=True, envvar="IGKD_STOPS")] = None,
 ) -> None:
     """Join a study as one worker, from any machine that reaches the database."""
+    if (study is None) != every or (wait and not every):
+        raise typer.BadParameter("type a STUDY, or --any for all of them, perhaps with --wait")
+    if study is None:
+        _serve(storage, home, device, wait)
+        return
     with reporting(study):
         with console.display(STAGES):
             with console.stage("start", note="opening the study"):
@@ -66,6 +80,19 @@ def worker(
                 ended = launch.join(base, question, home, device, stops=stops)
         what = "the budget is spent" if ended == "budget" else f"left: {ended}"
         console.print_note(f"{what}; igkd best {question.name}")
+
+
+def _serve(storage: str | None, home: Path, device: str | None, wait: bool) -> None:
+    """Work for every unfinished study of the storage."""
+    with reporting("worker --any"), console.display(STAGES):
+        with console.stage("start", note="loading torch"):
+            check_home(home)
+            base = _existing(storage, home)
+            from igkd_search import devices, pool
+
+            devices.choose(device)  # once, and not as the fault of the first study
+        ended = pool.serve(base, home, device, wait=wait)
+        console.print_note("no study is unfinished" if ended == "budget" else f"left: {ended}")
 
 
 def stop(

@@ -151,6 +151,18 @@ def rows(database: Database, study_name: str | None, reader: Identity) -> list[W
     return database.patience(ask)
 
 
+def check_idle(database: Database, study_name: str, reader: Identity, what: str) -> None:
+    """StorageError when a worker of the study is alive, which would be in the way of `what`."""
+    alive = [row for row in rows(database, study_name, reader) if row.alive]
+    if alive:
+        where = ", ".join(f"{row.host} (pid {row.pid})" for row in alive[:3])
+        count = f"{len(alive)} workers are" if len(alive) > 1 else "a worker is"
+        raise StorageError(
+            f"study '{study_name}': {count} at work, on {where}; type 'igkd stop {study_name}', "
+            f"wait until 'igkd status {study_name}' shows none, and {what} then"
+        )
+
+
 def _row(stored: dict[str, Any], reader: Identity) -> WorkerRow:
     where = (stored[name] for name in ("host", "boot_id", "pid", "process_started"))
     found = stored | {

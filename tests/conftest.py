@@ -1,11 +1,14 @@
 """What every test gets: one thread, the CPU, no home or storage of the developer's; tiny materials.
 
-The fixtures are of the whole session: what they hold is read, never changed.
+The fixtures are of the whole session, that is of one test process: what they hold is read, never
+changed, and a test that changes it takes a copy. So files may run in any order and any process.
 """
 
+import gc
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +30,48 @@ def pytest_configure() -> None:
     os.environ["IGKD_DEVICE"] = "cpu"
     for name in ("IGKD_HOME", "IGKD_STORAGE", "IGKD_DATA", "IGKD_COMPILE", "OPTUNA_STORAGE"):
         os.environ.pop(name, None)
+    # a shell that runs the tests in its background has Ctrl-C ignored, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+SLOWEST = [
+    "end_to_end/test_digits.py",
+    "test_launch.py",
+    "test_cli.py",
+    "faults/test_kills.py",
+    "faults/test_outages.py",
+    "faults/test_frozen.py",
+    "test_worker.py",
+    "faults/test_leaving.py",
+    "test_local_workers.py",
+    "test_ray_workers.py",
+    "test_slurm_workers.py",
+    "test_compiling.py",
+    "test_training.py",
+    "test_pool.py",
+    "faults/test_budgets.py",
+    "faults/test_prepare.py",
+    "faults/test_run.py",
+    "test_benchmarks.py",
+]
+"""Files that take more than 20 s, the slowest first: none is begun when the others are done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the slowest files begin, so that two processes end at nearly the same time."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported out of garbage collections, of which memory tests ask many."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter clear it at its end; libraries report on standard error what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -55,9 +100,25 @@ def study(arrays: Path) -> spec.Study:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home folder of the tiny materials."""
-    return tmp_path_factory.mktemp("home")
+def home(study: spec.Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home folder of the tiny study, whose vault holds its materials and nothing else."""
+    import torch
+
+    from igkd_search import materials
+
+    # all test processes build into one folder, of which the vault lets one build and others wait
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+    built = materials.prepare(study, common / "materials", torch.device("cpu"))
+    found = tmp_path_factory.mktemp("home")
+    for name in built.entries:
+        shutil.copytree(common / "materials" / "vault" / name, found / "vault" / name)
+    yield found
+    manifests = (found / "vault").glob("*/*/manifest.json")
+    entries = {str(path.parent.relative_to(found / "vault")) for path in manifests}
+    changed = entries ^ {*built.entries}
+    assert not changed, f"a test changed the home of the session instead of a copy: {changed}"
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,11 @@ from igkd_search import (
 )
 from igkd_search.errors import StudyError
 from tests import tiny
+from tests.children import forked
 
+AS_MODULE = "import runpy; runpy.run_module('igkd_search', run_name='__main__', alter_sys=True)"
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {"run", "prepare", "status", "trials", "best", "export", "train"}
+COMMANDS = {"run", "worker", "stop", "prepare", "status", "trials", "best", "export", "train"}
 COMMANDS |= {"materials", "overlays", "doctor"}
 
 
@@ -121,6 +123,11 @@ def test_the_version_is_printed(igkd: Igkd) -> None:
         ["run", "digits", "--walk"],
         ["run", "digits", "--trials", "0"],
         ["run", "digits", "--trials", "many"],
+        ["run", "digits", "--workers", "0"],
+        ["run", "digits", "--gpus", "0", "--workers-per-gpu", "0"],
+        ["run", "digits", "--launcher", "kubernetes"],
+        ["worker"],
+        ["stop"],
         ["best", "digits", "-f", "xml"],
         ["export", "digits"],
         ["overlays", "digits"],
@@ -679,19 +686,10 @@ def test_ctrl_c_while_the_teacher_learns_and_the_same_command_goes_on(
     sections = {"teacher": {"epochs": 15}, "search": {"trials": 2}}
     study = tiny.write_study(tmp_path / "study.toml", arrays, **sections)
     command = ["run", str(study), "--home", str(mine), "-f", "json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "igkd_search", *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if " teacher: " in line:
-            process.send_signal(signal.SIGINT)
-            break
-    out, err = process.communicate(timeout=120)
+    with forked(AS_MODULE, *command) as process:
+        assert any(" teacher: " in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, ""), err
     assert err.splitlines()[-1].startswith("error: interrupted; nothing is lost")
 

@@ -1,5 +1,6 @@
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -56,3 +57,30 @@ def test_another_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join(30)
     assert found == [before]
+
+
+def test_a_signal_may_come_at_any_moment_of_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler runs in the thread that waits, and must not meet a lock that this one holds."""
+    drain, sleeps = Drain(), list[float]()
+
+    def asleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len(sleeps) == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(time, "sleep", asleep)
+    with drain.on_signals():
+        assert drain.asked.wait(3600.0)
+        assert drain.asked.wait()
+    assert len(sleeps) == 3
+    drain.asked.clear()
+    assert not drain.asked.wait(0.0)
+
+
+def test_what_was_asked_and_done_is_forgotten() -> None:
+    drain = Drain()
+    drain.ask("igkd stop")
+    drain.forget()
+    assert not drain.asked.is_set() and drain.reason == ""
+    drain.ask("SIGTERM")
+    assert drain.reason == "SIGTERM"

@@ -727,3 +727,21 @@ def test_a_folder_is_listed_at_once_and_decoded_later(tmp_path: Path) -> None:
 def test_what_a_trial_carries_is_plain(study: spec.Study, shared: materials.Materials) -> None:
     found = launch.describe(study, shared, "cpu")(study.trial)
     assert all(type(value) in (float, int, str) for value in found.values())
+
+
+def test_a_study_that_begins_with_what_is_not_there_builds_nothing(
+    arrays: Path, tmp_path: Path
+) -> None:
+    asked = tiny.study(arrays, search={"from": "gone"})
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    home = tmp_path / "home"
+    for attempt in (
+        lambda: launch.check(asked, home),
+        lambda: launch.check(asked, home, base),
+        lambda: launch.prepare(base, asked, home),
+    ):
+        with pytest.raises(StudyError, match=r"search.from = 'gone': the storage has no such"):
+            attempt()
+    assert base.study_names() == []
+    assert not list(home.rglob("manifest.json"))
+    base.close()

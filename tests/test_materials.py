@@ -177,17 +177,18 @@ def test_shuffled_targets_are_those_of_another_image_of_the_same_part(
 
 
 def test_training_can_be_restricted_to_some_views(
-    arrays: Path, home: Path, shared: materials.Materials
+    arrays: Path, home: Path, shared: materials.Materials, tmp_path: Path
 ) -> None:
+    mine = tiny.copy_entries(home, tmp_path / "home")
     study = tiny.study(arrays, materials={"views": 3})
-    found = materials.prepare(study, home, CPU)
+    found = materials.prepare(study, mine, CPU)
     assert found.chosen_views is not None and found.chosen_views.shape == (tiny.TRAIN, 3)
     assert found.targets is not None and found.targets.shape == (tiny.TRAIN, 3, tiny.CLASSES)
     assert found.facts()["targets"] == "bank"
     assert shared.chosen_views is None
     results = list(training.train(study.trial, training.Stock.of(found, study, CPU), 3))
     assert [result.epoch for result in results] == [1, 2]
-    whole = materials.prepare(tiny.study(arrays, materials={"views": 99}), home, CPU)
+    whole = materials.prepare(tiny.study(arrays, materials={"views": 99}), mine, CPU)
     assert whole.chosen_views is None and whole.fingerprints == shared.fingerprints
 
 

@@ -364,6 +364,25 @@ def test_products_of_attention_are_counted_as_torchvision_does() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_what_torchvisions_networks_give_is_asked_once(
+    own: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(mine="tests.own_networks:blocks")
+    asked: list[int] = []
+    output_shape = networks.output_shape
+
+    def counted(network: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        asked.append(len(list(network.children())))
+        return output_shape(network, image_shape)
+
+    monkeypatch.setattr(networks, "output_shape", counted)
+    for name, times in (("mobilenet_v2", 1), ("mine", 3)):  # an own network may answer otherwise
+        asked.clear()
+        for _ in range(3):
+            models.check_student_images(Architecture(name, 2, 0.3), 7, (3, 24, 24))
+        assert len(asked) == times
+
+
 # --- students of own architectures
 
 

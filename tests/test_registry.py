@@ -1,5 +1,6 @@
 """What STUDY means, that a question stays as it began, and which budget a call leaves."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 import tomlkit
 
 from igkd_search import database, registry, slots, spec, study_file
-from igkd_search.errors import StudyError
+from igkd_search.errors import StorageError, StudyError
 from tests.databases import prepared_url
 
 
@@ -132,7 +133,7 @@ def test_a_grid_takes_no_larger_budget_than_it_has_points(base: database.Databas
 
 def test_what_is_no_part_of_the_question_may_change(base: database.Database) -> None:
     search: dict[str, Any] = {"space": {"kd_weight": {"low": 0.0, "high": 1.0}}}
-    for changes in ({"from": "theirs"}, {"hours": 2.5}, {"patience": 3, "max_attempts": 2}, {}):
+    for changes in ({"hours": 2.5}, {"from": "theirs"}, {"patience": 3, "max_attempts": 2}, {}):
         plain = {"name": "mine", "search": {**search, **changes}}
         asked = study_file.check(spec.Study, plain, "test")
         registry.register(base, asked)
@@ -260,6 +261,23 @@ def test_what_is_stored_is_the_whole_question(base: database.Database) -> None:
     record = base.read_study("mine")
     assert record is not None
     assert json.loads(json.dumps(record.question)) == study_of().model_dump(mode="json")
+
+
+def test_a_study_is_read_as_it_began(base: database.Database) -> None:
+    registry.register(base, study_of(epochs=5), trials=9)
+    record, study = registry.stored(base, "mine")
+    assert study == study_of(epochs=5) and record.trials == 9
+    with pytest.raises(StorageError, match="no study 'yours'"):
+        registry.stored(base, "yours")
+
+
+def test_checkpoints_are_of_one_study_only(base: database.Database) -> None:
+    registry.register(base, study_of())
+    record, _ = registry.stored(base, "mine")
+    name = registry.checkpoints_of(record)
+    assert name.startswith("mine-") and name == registry.checkpoints_of(record)
+    later = dataclasses.replace(record, created="another day")
+    assert registry.checkpoints_of(later) != name
 
 
 def test_a_worker_takes_the_question_from_the_storage_before_a_shipped_study_of_that_name(

@@ -490,3 +490,18 @@ def test_an_older_database_that_is_only_read_has_no_attempts(one: Slots) -> None
     with one.database.transaction() as connection:
         metadata.drop_all(connection, [attempts])
     assert one.attempts() == []
+
+
+def test_to_look_whether_a_slot_can_be_claimed_is_to_observe(
+    one: Slots, two: Slots, clock: Clock
+) -> None:
+    assert one.claimable() and not one.claimable(fresh=False)
+    claimed(one)
+    before = one.rows()
+    assert not two.claimable()
+    clock.now += 60
+    assert two.claimable(), "it was seen to stand still"
+    assert one.rows() == before, "and nothing is taken"
+    assert claimed(two).attempt == 2
+    two.release(Claim("s", 0, 2, two.identity.owner))
+    assert one.claimable(fresh=False)

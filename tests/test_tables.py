@@ -232,7 +232,7 @@ def test_a_study_that_does_not_say_what_it_uses_is_told(capsys: pytest.CaptureFi
     ],
 )
 def test_sizes_are_short(count: int, text: str) -> None:
-    assert tables._size(count) == text
+    assert tables.shown_size(count) == text
 
 
 @pytest.mark.parametrize(

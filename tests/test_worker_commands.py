@@ -19,6 +19,7 @@ from igkd_search import (
     console,
     database,
     launch,
+    pool,
     registry,
     searches,
     slots,
@@ -168,3 +169,34 @@ def test_a_stop_reaches_whoever_is_at_work_and_can_wait_for_them(
     assert found.exit_code == 0 and found.stderr.endswith("all have left\n")
     assert at_work == []
     base.close()
+
+
+@pytest.mark.parametrize("words", [[], ["tiny", "--any"], ["tiny", "--wait"]])
+def test_a_worker_is_of_one_study_or_of_all(
+    igkd: Callable[..., Result], tmp_path: Path, words: list[str]
+) -> None:
+    found = igkd("worker", *words)
+    assert found.exit_code == 2 and "--any for all of them" in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_of_all_studies_says_why_it_ended(
+    igkd: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = prepared_url("sqlite", tmp_path)
+    told = list[object]()
+
+    def serve(base: database.Database, home: Path, device: str, *, wait: bool) -> str:
+        told.extend([base.url, home, device, wait])
+        return "budget" if len(told) == 4 else "SIGTERM"
+
+    found = igkd("worker", "--any", "--storage", url)
+    assert found.exit_code == 0 and "no study is unfinished" in found.stderr
+    monkeypatch.setattr(pool, "serve", serve)
+    found = igkd("worker", "--any", "--storage", url, "--home", "home", "--device", "cpu")
+    assert (found.exit_code, found.stdout) == (0, "") and "no study is unfinished" in found.stderr
+    assert told == [url, Path("home"), "cpu", False]
+    assert "left: SIGTERM" in igkd("worker", "--any", "--wait", "--storage", url).stderr
+    assert told[-1] is True
+    refused = igkd("worker", "--any", "--storage", url, "--device", "abacus")
+    assert refused.exit_code == 1 and "--device = abacus" in refused.stderr

@@ -144,3 +144,15 @@ def test_an_older_database_that_is_only_read_has_no_register(base: Database) -> 
     with base.transaction() as connection:
         metadata.drop_all(connection, [table])
     assert workers.rows(base, "s", this_process()) == []
+
+
+def test_what_needs_a_study_at_rest_waits_for_its_workers(base: Database) -> None:
+    workers.check_idle(base, "s", this_process(), "move it")
+    mine = register(base)
+    mine.join()
+    register(base, study="other").join()
+    register(base, replace(this_process(), process_started="1")).join()
+    with pytest.raises(StorageError, match=r"a worker is at work, on .*, and move it then"):
+        workers.check_idle(base, "s", this_process(), "move it")
+    mine.leave()
+    workers.check_idle(base, "s", this_process(), "move it")

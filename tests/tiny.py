@@ -123,11 +123,11 @@ def exported(run: spec.Run, seed: int = 7, **provenance: Any) -> spec.Exported:
 
 
 def copy_entries(home: Path, fresh: Path, *kinds: str) -> Path:
-    """Start a home folder with these kinds of vault entries of another, and return it.
+    """Start a home folder with these kinds of vault entries of another, or all, and return it.
 
     Tests that build materials anew need not export ONNX files again, which takes seconds.
     """
     (fresh / "vault").mkdir(parents=True, exist_ok=True)
-    for kind in kinds:
+    for kind in kinds or ("teacher", "overlays", "targets", "latency", "onnx"):
         shutil.copytree(home / "vault" / kind, fresh / "vault" / kind)
     return fresh

@@ -11,7 +11,7 @@ import pytest
 
 from igkd_search import materials
 from tests import tiny
-from tests.children import child
+from tests.children import forked
 
 PREPARE = """
 import json, os, resource, signal, sys
@@ -54,7 +54,7 @@ def study_file(arrays: Path, tmp_path: Path) -> Path:
 
 
 def prepare(study: Path, home: Path, log: Path, **plan: Any) -> Any:
-    return child(PREPARE, study, home, log, json.dumps(plan))
+    return forked(PREPARE, study, home, log, json.dumps(plan))
 
 
 def computed(log: Path, name: str) -> Sequence[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from igkd_search import database, materials, results
 from tests import tiny
-from tests.children import child
+from tests.children import forked
 
 KILLED = """
 import json, os, signal, sys
@@ -62,9 +62,9 @@ STEPS = 5
 
 def finish(code: str, *arguments: object) -> tuple[int, str]:
     """Run a child to its end: its exit code, and what it logged."""
-    with child(code, *arguments) as process:
+    with forked(code, *arguments) as process:
         _, said = process.communicate()
-    return process.returncode, said
+    return process.wait(), said
 
 
 def trials_of(home: Path) -> list[dict[str, Any]]:
