@@ -90,7 +90,7 @@ def serve(line: Connection, urls: list[str]) -> None:
     for url, base in bases.items():
         warm_up = study_of(f"warm-{os.getpid()}", 1)
         registry.register(base, warm_up)
-        fill(base, warm_up.name, 20)  # or the sampler would not load its model
+        fill(base, warm_up.name, 5)  # or the sampler would not load its model
         work(base, Order(url, warm_up, 0.0), line)
     while (order := line.recv()) is not None:
         line.send(work(bases[order.url], order, line))
