@@ -5,10 +5,11 @@ trial i first, and a crash between any two writes heals itself.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
 from optuna.trial import FrozenTrial
 
 from igkd_search import database, queued, slots, space, spec
@@ -33,10 +34,17 @@ def among(trials: Sequence[FrozenTrial], slot: int) -> FrozenTrial | None:
 
 
 def make(
-    study: optuna.Study, question: spec.Study, base: database.Database, slot: int
+    study: optuna.Study,
+    question: spec.Study,
+    base: database.Database,
+    slot: int,
+    prove: Callable[[sa.Connection], None] = lambda connection: None,
 ) -> FrozenTrial:
-    """Make the trial of a slot that has none; it waits, with what start or queue gives to it."""
-    fixed, by = _fixed(question, base, slot)
+    """Make the trial of a slot that has none; it waits, with what start or queue gives to it.
+
+    `prove` raises, within a transaction, unless the caller holds the slot.
+    """
+    fixed, by = _fixed(question, base, slot, prove)
     tries = itertools.count()
 
     def make_it() -> FrozenTrial:
@@ -68,13 +76,16 @@ def configure(trial: optuna.Trial, question: spec.Study, claim: slots.Claim) -> 
 
 
 def _fixed(
-    question: spec.Study, base: database.Database, slot: int
+    question: spec.Study,
+    base: database.Database,
+    slot: int,
+    prove: Callable[[sa.Connection], None],
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The parameters that are given to the trial of a slot, and by whom it is proposed then."""
     start = question.search.start
     if slot < len(start):
         return space.fixed(question, start[slot]), {"proposed_by": "start"}
-    point = queued.take(base, question.name, slot)
+    point = queued.take(base, question.name, slot, prove)
     if point is None:
         return {}, {}
     return space.fixed(question, point), {"proposed_by": "queue"}

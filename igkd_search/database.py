@@ -313,6 +313,15 @@ def masked(url: str) -> str:
     return re.sub(r"(password=)[^&]*", r"\1***", hidden)
 
 
+def check_shared(url: str, users: str) -> None:
+    """StorageError when a database cannot serve several hosts, with the line to type instead."""
+    if url.startswith("sqlite"):
+        raise StorageError(
+            f"{masked(url)}: a SQLite file serves the workers of one host, not {users}; type "
+            "--storage postgresql+psycopg://USER@HOST/igkd (storage/README.md brings one up)"
+        )
+
+
 def unknown_study(url: str, name: str) -> StorageError:
     """The error for a study that the database does not hold."""
     return StorageError(f"no study {name!r} at {masked(url)}: start it with 'igkd run STUDY'")
@@ -344,6 +353,11 @@ def _file(url: str) -> Path | None:
         # Without a scheme nothing tells which part is a password, so the text is not repeated.
         raise StorageError(f"the storage URL cannot be read: must be {_ALLOWED}") from error
     if address.drivername == "postgresql+psycopg":
+        if "@" in (address.host or ""):
+            # the rest of the password would be taken, and shown, as a part of the host's name
+            raise StorageError(
+                f"the storage URL {masked(url)} holds two @: write %40 in a password"
+            )
         return None
     if address.drivername != "sqlite":
         found = address.drivername
@@ -379,6 +393,7 @@ def _engine_options(url: str) -> dict[str, Any]:
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,  # ms; keepalives say nothing while an answer is outstanding
         "prepare_threshold": None,  # a pooler hands the next transaction to another session
     }
     arguments = {key: value for key, value in wanted.items() if key not in typed}

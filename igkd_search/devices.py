@@ -17,6 +17,7 @@ from igkd_search.errors import StudyError
 ALLOWED = "cuda, cuda:N, mps, cpu"
 WORKERS = "IGKD_WORKERS"
 """How many workers share the cores of this host, as whoever started them says."""
+_DEVICE_FAILED = ("CUDA error", "cuDNN error", "cuBLAS error", "CUBLAS_STATUS", "CUDNN_STATUS")
 _SMALL_IMAGE = 16 * 16  # pixels
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -40,6 +41,17 @@ def choose(asked: str | None = None) -> torch.device:
         # torch goes on for a screen about how it might have been built
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise StudyError(f"{where} = {name}: {reason}; allowed: {ALLOWED}") from error
+
+
+def has_failed(error: BaseException) -> bool:
+    """Whether an error is the machine's: of a disk, or of a device that answers no more.
+
+    After such an error of CUDA every later call of the process fails as well.
+    """
+    if isinstance(error, (OSError, getattr(torch, "AcceleratorError", OSError))):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(word in said for word in _DEVICE_FAILED)
 
 
 def uuid_of(device: torch.device) -> str | None:

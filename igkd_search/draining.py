@@ -67,8 +67,8 @@ class Drain:
         """Ask to leave; the first reason stays."""
         if not self.asked.is_set():
             self.reason = reason
-            log.info("leaving after this epoch: %s", reason)
             self.asked.set()
+            log.info("leaving after this epoch: %s", reason)
 
     def forget(self) -> None:
         """Be asked no more: what was asked has been done."""
@@ -85,13 +85,16 @@ class Drain:
             yield
             return
 
+        signals: list[int] = []
+
         def asked(number: int, _frame: Any) -> None:
-            if self.asked.is_set():
+            signals.append(number)
+            if len(signals) > 1:
                 raise KeyboardInterrupt
-            # before the timer: nothing may come between that would be taken for a second signal
-            self.ask(signal.Signals(number).name)
+            # first, since what logs may have to wait for a lock, and the timer ends that too
             if hasattr(signal, "setitimer"):
                 signal.setitimer(signal.ITIMER_REAL, grace_seconds)
+            self.ask(signal.Signals(number).name)
 
         def too_long(_number: int, _frame: Any) -> None:
             raise Leaving(f"the epoch did not end within {grace_seconds:g} s")

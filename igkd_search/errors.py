@@ -5,6 +5,7 @@
     ├── DataError        a data source is missing, misshapen or mislabelled
     ├── MaterialError    a teacher, bank or latency table cannot be built, read or trusted
     ├── ProcessError     a worker's process cannot be kept running, or did not leave when asked to
+    ├── MachineError     what a worker runs on failed; its process ends, its trial goes on elsewhere
     ├── StorageError     the home folder or the database cannot be reached, read or written
     │   ├── StorageLost  the database is away just now, and worth waiting for
     │   └── LeaseLost    another worker owns this slot now; whatever this one still holds is void
@@ -38,6 +39,10 @@ class MaterialError(IgkdError):
 
 class ProcessError(IgkdError):
     """A worker's process cannot be kept running, or did not leave when it was asked to."""
+
+
+class MachineError(IgkdError):
+    """A device or a disk failed under a worker: no fault of its trial, which goes on elsewhere."""
 
 
 class StorageError(IgkdError):

@@ -13,6 +13,7 @@ import torch
 
 from igkd_search import (
     compiling,
+    connections,
     database,
     datasets,
     devices,
@@ -101,6 +102,7 @@ def join(
             f"prepare {study.name}', with the same --storage"
         )
     stops = searches.read(base, study.name).stops if stops is None else stops
+    connections.check_room(base, 1)
     with spending(base, study.name):
         shared = prepare(base, study, home, device=device, register=False)
     return work(base, study, home, shared, device, drain, stops)
@@ -117,8 +119,11 @@ def work(
 ) -> str:
     """Run one worker in this process on materials that are there; as `search`."""
     drain = drain or draining.Drain()
-    with drain.on_signals():
-        return hire(base, study, home, shared, device, drain, stops).run()
+    try:
+        with drain.on_signals():
+            return hire(base, study, home, shared, device, drain, stops).run()
+    except draining.Leaving as interruption:  # before the worker was at work
+        return f"{drain.reason}: {interruption}"
 
 
 def hire(

@@ -33,8 +33,17 @@ _SLEPT = "25P03"
 """SQLSTATE of a transaction that its owner slept through, so that the server ended it."""
 _CUT_OFF = "8s2b"
 """SQLAlchemy's code for a transaction that was used on after its connection had dropped."""
-# with chance, or all workers would come back at the same moment
-_WAIT = tenacity.wait_exponential(multiplier=0.25, max=10.0) + tenacity.wait_random(0, 0.25)
+_MAY_PASS = (psycopg.OperationalError, psycopg.InterfaceError)
+_REFUSED = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "permission denied",
+    "no such user",
+    "no such database",
+)
+"""What a server, or a pooler, says to who may not come in: waiting does not help."""
 _SQLITE_PASSES = ("locked", "busy", "disk is full", "disk full")
 
 
@@ -136,7 +145,8 @@ def _driver_says_it_passes(error: Any) -> bool:
         return any(word in str(error) for word in _SQLITE_PASSES)
     if isinstance(error, psycopg.Error):
         state = error.sqlstate
-        if state is None:  # there was no server to give one
-            return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        if state is None:  # there was no session to give one: no server, or it let nobody in
+            refused = any(word in str(error) for word in _REFUSED)
+            return not refused and isinstance(error, _MAY_PASS)
         return state[:2] in _PASSES or state == _SLEPT
     return False

@@ -20,18 +20,19 @@ from igkd_search import (
     draining,
     launch,
     registry,
+    searches,
     slots,
     spec,
     stopping,
     worker,
 )
-from igkd_search.errors import DataError, MaterialError, StorageLost, StudyError
+from igkd_search.errors import DataError, MaterialError, StorageError, StorageLost, StudyError
 
 log = logging.getLogger(__name__)
 
 Hire = Callable[[spec.Study, slots.Slots, draining.Drain], worker.Worker]
 """(study, its slots as this process has observed them, how to leave) -> a worker of it."""
-_UNSERVED = (DataError, MaterialError, StudyError)
+_UNSERVED = (DataError, MaterialError, StorageError, StudyError)
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,17 @@ def serve(
     drain = drain or draining.Drain()
 
     def hired(study: spec.Study, table: slots.Slots, leaving: draining.Drain) -> worker.Worker:
+        stops = searches.read(base, study.name).stops
         with launch.spending(base, study.name):
             shared = launch.prepare(base, study, home, device=device, register=False)
-        return launch.hire(base, study, home, shared, device, leaving, table=table)
+        return launch.hire(base, study, home, shared, device, leaving, stops, table)
 
     pool = _Pool(base, drain, hire or hired, wait, poll_seconds)
-    with drain.on_signals():
-        return pool.run()
+    try:
+        with drain.on_signals():
+            return pool.run()
+    except draining.Leaving as interruption:  # between two studies
+        return f"{drain.reason}: {interruption}"
 
 
 class _Pool:
@@ -121,14 +126,14 @@ class _Pool:
             hired = self.hire(chosen.study, self._tables[chosen.name], self.drain)
             with console.stage("trials", note=chosen.name) as stage, hired.present():
                 self._work(chosen, hired, stage)
-        except _UNSERVED as error:
-            self._leave_alone(chosen.name, str(error))
         except draining.Leaving as interruption:
             log.info("study %s: %s", chosen.name, interruption)
         except StorageLost:
             if not self.drain.asked.is_set():
                 raise
             log.warning("left while the database is away: its slot is adopted")
+        except _UNSERVED as error:  # somebody may have deleted it, too
+            self._leave_alone(chosen.name, str(error))
         if self.drain.reason == draining.STOP:
             # that was about this study alone
             self._leave_alone(chosen.name, draining.STOP)

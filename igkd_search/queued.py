@@ -1,7 +1,7 @@
 """Configurations that somebody wants to be tried next: each waits for the next fresh slot."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,13 +11,12 @@ from igkd_search.schema import queue
 
 
 def add(base: Database, study: str, points: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Append configurations, whole or in part; their positions."""
+    """Append configurations, whole or in part; their positions.
 
-    def append() -> list[int]:
-        with base.transaction() as connection:
-            return append_in(connection, study, points)
-
-    return base.patience(append)
+    It is not repeated while the database is away: what was answered too late would stand twice.
+    """
+    with base.transaction() as connection:
+        return append_in(connection, study, points)
 
 
 def append_in(
@@ -38,8 +37,16 @@ def append_in(
     return positions
 
 
-def take(base: Database, study: str, slot: int) -> dict[str, Any] | None:
-    """The configuration that this slot has, or takes now, from the head of the queue; or None."""
+def take(
+    base: Database,
+    study: str,
+    slot: int,
+    prove: Callable[[sa.Connection], None] = lambda connection: None,
+) -> dict[str, Any] | None:
+    """The configuration that this slot has, or takes now, from the head of the queue; or None.
+
+    `prove` raises, within the transaction, unless the caller holds the slot.
+    """
 
     def ask() -> dict[str, Any] | None:
         mine = queue.c.study_name == study
@@ -51,6 +58,7 @@ def take(base: Database, study: str, slot: int) -> dict[str, Any] | None:
                 row = connection.execute(head).first()
                 if row is None:
                     return None
+                prove(connection)
                 change = sa.update(queue).where(mine, queue.c.position == row.position)
                 connection.execute(change.values(slot=slot))
         found: dict[str, Any] = json.loads(row.parameters)

@@ -55,6 +55,8 @@ def search(order: Order, crew: Crew) -> str:
         logs=order.logs.absolute(),
     )
     with console.display(["ray", "trials"]), _cluster() as ray:
+        if len(ray.nodes()) > 1:
+            database.check_shared(task.url, f"the {len(ray.nodes())} nodes of the cluster")
         _begin(ray, task, crew)
         spectator.check_room(order.url, crew.workers)
         with console.stage("trials", unit="trials") as stage, _asked() as asked:

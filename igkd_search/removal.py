@@ -14,6 +14,7 @@ import optuna
 import sqlalchemy as sa
 
 from igkd_search import database, registry, workers
+from igkd_search import files as files_
 from igkd_search.errors import StorageError
 from igkd_search.identities import this_process
 from igkd_search.schema import attempts, files, queue, searches, slots, studies
@@ -53,13 +54,38 @@ def survey(base: database.Database, name: str, home: Path) -> Remains:
         mine = sa.select(files.c.sha256, files.c.bytes).where(files.c.study_name == name)
         own = mine.where(files.c.sha256.not_in(theirs)).distinct()
         file_bytes = sum(row.bytes for row in connection.execute(own))
-    places = [
-        home / "checkpoints" / registry.checkpoints_of(record),
-        home / "logs" / name,
-        *(home / "artifacts" / artifact for artifact in _artifacts(base, name)),
-    ]
+    places = (
+        []
+        if _belongs_to_a_copy(base, record, home)
+        else [
+            home / "checkpoints" / registry.checkpoints_of(record),
+            _mark(record, home),
+            home / "logs" / name,
+            *(home / "artifacts" / artifact for artifact in _artifacts(base, name)),
+        ]
+    )
     paths = [path for path in places if path.exists()]
     return Remains(name, rows, file_bytes, paths, sum(map(_size, paths)))
+
+
+def keep_for_copy(target: database.Database, record: database.StudyRow, home: Path) -> None:
+    """Note that what lies under `home` belongs to a study's copy from now on.
+
+    A copy goes on from the same checkpoints, which must outlive the removal of the original.
+    """
+    mark = _mark(record, home)
+    with StorageError.when_writing(mark):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        files_.replace(mark, database.masked(target.url).encode())
+
+
+def _belongs_to_a_copy(base: database.Database, record: database.StudyRow, home: Path) -> bool:
+    mark = _mark(record, home)
+    return mark.exists() and mark.read_text() != database.masked(base.url)
+
+
+def _mark(record: database.StudyRow, home: Path) -> Path:
+    return home / "checkpoints" / f"{registry.checkpoints_of(record)}.copied"
 
 
 def check(base: database.Database, name: str) -> None:
@@ -110,7 +136,9 @@ def _artifacts(base: database.Database, name: str) -> list[str]:
         attributes = [base.storage.get_study_system_attrs(number)]
         attributes += [trial.system_attrs for trial in _trials(base, name)]
         keys = [key for each in attributes for key in each if key.startswith(_ARTIFACT)]
-        return [key.removeprefix(_ARTIFACT) for key in keys]
+        names = [key.removeprefix(_ARTIFACT) for key in keys]
+        # it comes from the database, and must not lead out of the folder
+        return [name for name in names if name and name == Path(name).name and name != ".."]
     return []
 
 

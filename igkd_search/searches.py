@@ -57,7 +57,11 @@ def tick(connection: sa.Connection, base: Database, study: str) -> int:
     _ensure(connection, study)
     gap = base.now - searches.c.ticked
     worked = sa.case((gap.between(0.0, LONGEST_GAP), gap), else_=0.0)
-    change = sa.update(searches).where(searches.c.study_name == study)
+    # who finds another one ticking leaves it to that one: a sign of life waits for nobody
+    mine = sa.select(searches.c.study_name).where(searches.c.study_name == study)
+    change = sa.update(searches).where(
+        searches.c.study_name.in_(mine.with_for_update(skip_locked=True))
+    )
     connection.execute(change.values(seconds=searches.c.seconds + worked, ticked=base.now))
     return _stops(connection, study)
 

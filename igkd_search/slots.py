@@ -14,10 +14,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import Session
 
 from igkd_search.database import Database, unknown_study
-from igkd_search.errors import LeaseLost, StorageError
+from igkd_search.errors import LeaseLost, StorageError, StorageLost
 from igkd_search.identities import Identity, this_process
 from igkd_search.patience import Patience, patient
 from igkd_search.schema import attempts, slots, studies
@@ -133,8 +132,10 @@ class Slots:
 
         Without `fresh` only what has begun already is claimed.
         """
+        asked = self._monotonic()
         try:
             with self.database.transaction() as connection:
+                self._forget_a_stall(asked)
                 return self._claim_open(connection, fresh) or self._adopt(connection)
         except StorageError:
             self.forget_observations()
@@ -143,8 +144,10 @@ class Slots:
     @patient
     def claimable(self, fresh: bool = True) -> bool:
         """Whether `claim` would give a slot just now; to look is to observe, as in claiming."""
+        asked = self._monotonic()
         try:
             with self.database.transaction() as connection:
+                self._forget_a_stall(asked)
                 lowest = connection.execute(self._lowest_open(fresh)).first()
                 return lowest is not None or any(True for _ in self._orphans(connection))
         except StorageError:
@@ -155,19 +158,24 @@ class Slots:
         """Start all observing anew: an outage stopped the counters of healthy owners too."""
         self._seen = {}
 
+    def proof(self, claim: Claim) -> Callable[[sa.Connection], None]:
+        """What proves and renews a claim within another transaction, or raises LeaseLost there."""
+
+        def prove(connection: sa.Connection) -> None:
+            change = self._change(claim).values(counter=slots.c.counter + 1)
+            if connection.execute(change).rowcount != 1:
+                raise _lost(claim)
+
+        return prove
+
     @contextmanager
     def fenced(self, claim: Claim) -> Iterator[None]:
         """Within, Optuna's writes of this thread are committed only while the lease holds.
 
         Each proves and renews it in its own transaction; LeaseLost comes out of the one that fails.
         """
-
-        def prove(session: Session) -> None:
-            change = self._change(claim).values(counter=slots.c.counter + 1)
-            if session.connection().execute(change).rowcount != 1:
-                raise _lost(claim)
-
-        with self.database.storage.guarded(prove):
+        prove = self.proof(claim)
+        with self.database.storage.guarded(lambda session: prove(session.connection())):
             yield
 
     @patient
@@ -195,6 +203,11 @@ class Slots:
         """Give the slot back for anyone to continue; silent when it is another's already."""
         with suppress(LeaseLost):
             self._write(claim, None, "released", state="open", **_NOBODY)
+
+    def _forget_a_stall(self, asked: float) -> None:
+        """A database that kept this one waiting kept owners from renewing, too."""
+        if self._monotonic() - asked > self.lease_seconds / 4:
+            self.forget_observations()
 
     @patient
     def reopen(self, slot: int) -> bool:
@@ -317,10 +330,20 @@ class Slots:
             allowed,
         )
 
+    @contextmanager
+    def _observed(self) -> Iterator[sa.Connection]:
+        """A transaction; where it fails, owners could not renew their leases either."""
+        try:
+            with self.database.transaction() as connection:
+                yield connection
+        except StorageLost:
+            self.forget_observations()
+            raise
+
     def _write(
         self, claim: Claim, otherwise: Any = None, end: str | None = None, **values: Any
     ) -> None:
-        with self.database.transaction() as connection:
+        with self._observed() as connection:
             if connection.execute(self._change(claim, otherwise).values(**values)).rowcount != 1:
                 raise _lost(claim)
             if end is not None:

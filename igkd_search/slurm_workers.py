@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from igkd_search import console, local_workers, registry, spectator
+from igkd_search import console, database, local_workers, registry, spectator
 from igkd_search.crew import Crew, Order
 from igkd_search.errors import ProcessError, StudyError
 from igkd_search.processes import Job, last_words
@@ -29,6 +29,8 @@ TIMEOUTS = 1_000_000
 """So often a task is requeued when its time is up: until the budget is spent."""
 MINUTES = 240
 """How long a task runs before it is requeued, by default: short ones start sooner."""
+_MEANT_FOR_US = {signal.SIGUSR1, signal.SIGUSR2}
+"""What submitit asks SLURM for before a task's time is up; unmasked, it would kill a worker."""
 _POLL_SECONDS = 2.0
 _LEAVING_POLLS = 30
 _SHARED = {"timeout_min", "cpus_per_task", "mem_gb", "gpus_per_node", "stderr_to_stdout"}
@@ -57,6 +59,8 @@ class Task:
         self._ended, problems = threading.Event(), list[BaseException]()
 
         def run() -> None:
+            # SLURM tells all processes of a step what is meant for this one; children inherit this
+            signal.pthread_sigmask(signal.SIG_BLOCK, _MEANT_FOR_US)
             try:
                 self._supervisor.run()
             except BaseException as error:
@@ -87,6 +91,8 @@ def search(order: Order, crew: Crew) -> str:
     goes on when this process is interrupted. ProcessError when tasks failed; StudyError when
     submitit refuses.
     """
+    if os.environ.get(CLUSTER, "slurm") == "slurm":
+        database.check_shared(order.url, "the tasks of SLURM")
     stops = spectator.stops_so_far(order.url, order.name)
     order = dataclasses.replace(order, home=order.home.absolute())
     with console.display(["slurm", "trials"]), order.in_environment():
@@ -101,7 +107,14 @@ def search(order: Order, crew: Crew) -> str:
         log.info("they go on without this command: igkd status, igkd stop %s", order.name)
         with console.stage("trials", unit="trials") as stage:
             watched = spectator.Spectator(order.url, order.question, stage, stops)
-            problems = follow(submitted, watched.look, lambda: watched.finished)
+            try:
+                problems = follow(submitted, watched.look, lambda: watched.finished)
+            except KeyboardInterrupt:
+                watched.close()
+                return (
+                    "this command alone was interrupted: its tasks go on, so do not type it again; "
+                    f"'igkd status {order.name}' shows them, 'igkd stop {order.name}' ends them"
+                )
             ended = watched.ending()
             watched.close()
     if problems and ended != "budget":

@@ -96,7 +96,7 @@ def copy(
 ) -> None:
     """Copy a study into another database: trials, slots, queue, files; nothing is lost."""
     with reporting(study), console.display(["trials"]):
-        from igkd_search import copying, database, notices, registry
+        from igkd_search import copying, database, notices, registry, removal
 
         if database.masked(to) != to:
             console.print_note(
@@ -104,7 +104,9 @@ def copy(
                 "type --to FILE, a file that holds the URL, or set PGPASSFILE"
             )
         name, base = registry.name_of(study), open_storage(storage, home, read_only=True)
-        copied = copying.copy(base, open_storage(to, home), name, new_name)
+        target = open_storage(to, home)
+        copied = copying.copy(base, target, name, new_name)
+        removal.keep_for_copy(target, registry.stored(base, name)[0], home)
         notices.print_copy(copied, name)
 
 

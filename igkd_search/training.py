@@ -21,6 +21,7 @@ from igkd_search import (
     checkpoints,
     compiling,
     datasets,
+    devices,
     evaluation,
     fitting,
     lessons,
@@ -30,7 +31,7 @@ from igkd_search import (
     small_maps,
     spec,
 )
-from igkd_search.errors import TrialError
+from igkd_search.errors import MachineError, TrialError
 
 EpochResult = fitting.EpochRecord
 
@@ -261,7 +262,7 @@ def train(
     `student`, by default a fresh one of `build`, holds the validated weights when the iterator
     ends; `rows` are by default the fit rows. While `leaving()` each epoch is saved. The step is
     that of a checkpoint where it can be. TrialError: `diverged` (a loss is not finite) or
-    `out_of_memory`.
+    `out_of_memory`; MachineError when the device or the disk failed.
     """
     stock.steps.kind = "eager"  # what a trial is that fails before its first step
     before = None if resume_from is None else checkpoints.read_plain(resume_from).get("step")
@@ -284,8 +285,12 @@ def train(
                 notes={"step": step.kind},
             )
         return
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         if not memory.is_out_of_memory(error):
+            if devices.has_failed(error):
+                raise MachineError(
+                    f"the machine failed under a training: {str(error).strip().splitlines()[0]}"
+                ) from error
             raise
         asked = memory.what_was_asked(error)
     # outside of the handler, whose traceback would keep the failed step's tensors alive

@@ -34,7 +34,14 @@ from igkd_search import (
     stopping,
     workers,
 )
-from igkd_search.errors import IgkdError, LeaseLost, StorageError, StorageLost, TrialError
+from igkd_search.errors import (
+    IgkdError,
+    LeaseLost,
+    MachineError,
+    StorageError,
+    StorageLost,
+    TrialError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +101,7 @@ class Worker:
         self.storage = base.storage
         self.slots = table or slots.Slots(base, study.name)
         self.drain = drain or draining.Drain()
+        base.patience.give_up = self.drain.asked  # who is asked to leave waits no longer
         self.reached = reached
         self.optuna_study = optuna.load_study(
             study_name=study.name, storage=base.storage, pruner=space.pruner(study)
@@ -102,6 +110,7 @@ class Worker:
         self.register = workers.Register(base, study.name, self.slots.identity, machine)
         self._stops = stops
         self._joined = False
+        self._lost = threading.Event()
         self._last_beat = float("-inf")
         self._away = False
         self._best = "no best yet"  # asked for once a trial: Optuna reads several rows for it
@@ -180,8 +189,15 @@ class Worker:
             # the next claim, perhaps of this worker, finds it finished and closes the slot
             log.warning("slot %d: somebody else finished its trial; this one stops", claim.slot)
             self._release(claim)
+        except MachineError:
+            raise  # not given back: it counts as a death, so that no trial breaks machines for ever
+        except Exception as error:
+            # an error that nobody foresaw would come again at the next claim of the same slot
+            if isinstance(error, (IgkdError, optuna.exceptions.OptunaError)):
+                self._release(claim)
+            raise
         except BaseException:
-            # interrupted, or the storage failed: the next worker goes on from the checkpoint
+            # interrupted: the next worker goes on from the checkpoint
             self._release(claim)
             raise
 
@@ -194,7 +210,9 @@ class Worker:
             return None
         if found is None:
             # the fence holds here too: a worker that stalled makes no second trial
-            found = births.make(self.optuna_study, self.study, self.base, claim.slot)
+            found = births.make(
+                self.optuna_study, self.study, self.base, claim.slot, self.slots.proof(claim)
+            )
             self.reached("enqueued")
         self.optuna_study.sampler = space.sampler(self.study, claim.slot, claim.attempt)
         if found.state == TrialState.WAITING:
@@ -206,13 +224,12 @@ class Worker:
         return trial
 
     def _finish(self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None) -> None:
-        config = births.configure(trial, self.study, claim)
-        self.reached("asked")
-        end = self._end_of(claim, trial, config, stage)
+        end = self._end_of(claim, trial, stage)
         kept = self._keep_confusion(claim, trial, end.confusion)
         self.storage.set_trial_user_attrs(trial._trial_id, {**end.attributes, **kept})
-        for name, excess in space.constraints(self.study, end.attributes).items():
-            trial.set_constraint(name, excess)
+        if "latency_ms" in end.attributes:  # not of a trial that failed before it was anything
+            for name, excess in space.constraints(self.study, end.attributes).items():
+                trial.set_constraint(name, excess)
         self.reached("attached")
         self.optuna_study.tell(trial, end.values, end.state)
         self.reached("told")
@@ -238,32 +255,34 @@ class Worker:
         return {"confusion_file": name}
 
     def _end_of(
-        self,
-        claim: slots.Claim,
-        trial: optuna.Trial,
-        config: spec.TrialConfig,
-        stage: console.Stage | None,
+        self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None
     ) -> outcomes.End:
         """Train, and say how it ended. What is not the trial's own fault is raised."""
+        described: Mapping[str, outcomes.Attribute] = {}
         try:
-            self._check_attempts(claim)
+            self._check_attempts(claim, trial)
+            config = births.configure(trial, self.study, claim)
+            self.reached("asked")
+            described = self.describe(config)
             state, record = self._train(claim, trial, config, stage)
+            described = self.describe(config)  # again, for it says how the training went
         except TrialError as error:
-            return outcomes.End.of_failure(error, self.describe(config))
+            return outcomes.End.of_failure(error, described)
         except (IgkdError, optuna.exceptions.OptunaError):
             raise
         except Exception as error:  # a bug costs its trial, not the search
             log.exception("trial %d failed by a bug", trial.number)
-            return outcomes.End.of_failure(error, self.describe(config))
-        attributes = {**self.describe(config), **outcomes.figures(record)}
+            return outcomes.End.of_failure(error, described)
+        attributes = {**described, **outcomes.figures(record)}
         complete = state is TrialState.COMPLETE
         values = space.values(self.study, record.accuracy, attributes) if complete else None
         return outcomes.End(state, values, attributes, record.confusion)
 
-    def _check_attempts(self, claim: slots.Claim) -> None:
+    def _check_attempts(self, claim: slots.Claim, trial: optuna.Trial) -> None:
         """TrialError `lost` when the trial has taken too many workers with it."""
         if claim.deaths < self.study.search.max_attempts:
             return
+        trial.set_user_attr("attempts", claim.attempt)
         died = [a for a in self.slots.attempts() if a.slot == claim.slot and a.end == "died"]
         where = ", ".join(f"{attempt.host} (pid {attempt.pid})" for attempt in died[-3:])
         raise TrialError(
@@ -316,6 +335,8 @@ class Worker:
                 break
             if pruned:
                 return TrialState.PRUNED, record
+            if self._lost.is_set():  # a study of two objectives writes nothing that would tell
+                raise LeaseLost(f"slot {claim.slot}: its lease could not be renewed")
             if self.drain.asked.is_set() and record.epoch >= resumed:
                 raise draining.Leaving(f"trial {trial.number} stays at epoch {record.epoch}")
         assert record is not None
@@ -362,6 +383,7 @@ class Worker:
     def _kept(self, claim: slots.Claim) -> Iterator[None]:
         """Renew the lease in the background, so that an epoch may take longer than a lease."""
         done = threading.Event()
+        self._lost.clear()
 
         def renew() -> None:
             while not done.wait(self.slots.lease_seconds / 4):
@@ -370,6 +392,7 @@ class Worker:
                         self.slots.renew(claim)
                         self._beat(_IDLE_SECONDS)
                 except LeaseLost:
+                    self._lost.set()
                     return
                 except StorageError as error:
                     log.warning("slot %d: the lease could not be renewed: %s", claim.slot, error)

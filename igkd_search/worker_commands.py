@@ -112,7 +112,9 @@ def stop(
         searches.ask_to_stop(base, name)
         there = at_work(base, name)
         if not there:
-            console.print_note(f"no worker of '{name}' is at work")
+            console.print_note(
+                f"no worker of '{name}' is at work; those that are still preparing will leave too"
+            )
             return
         hosts = len(set(there.values()))
         console.print_note(

@@ -22,6 +22,8 @@ SELECT format('CREATE ROLE %I LOGIN', name)
 \gexec
 -- A mistaken program is stopped here; what holds even if it undoes this are the grants below.
 ALTER ROLE igkd_reader SET default_transaction_read_only = on;
+ALTER ROLE igkd_owner SET idle_in_transaction_session_timeout = '60s';
+ALTER ROLE igkd_worker SET idle_in_transaction_session_timeout = '60s';
 
 \getenv owner_password IGKD_OWNER_PASSWORD
 \if :{?owner_password}

@@ -7,9 +7,11 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import make_url
 
-from igkd_search.database import Database, connect, masked
-from igkd_search.errors import StorageError
+from igkd_search.database import Database, check_shared, connect, masked
+from igkd_search.errors import StorageError, StorageLost
+from igkd_search.patience import Patience
 from igkd_search.schema import SCHEMA_VERSION, file_parts, schema, studies
 from tests.databases import KINDS, Kind, at_once, fresh_url, prepared_url
 
@@ -462,3 +464,24 @@ def test_what_lies_on_a_network_file_system_can_be_read_and_so_be_copied(
     reader = connect(f"sqlite:///{sqlite_file}", read_only=True)
     assert reader.study_names() == []
     reader.close()
+
+
+def test_a_server_that_lets_nobody_in_is_not_waited_for(tmp_path: Path) -> None:
+    slept: list[float] = []
+    patience = Patience(60.0, sleep=slept.append)
+    url = make_url(fresh_url("postgresql", tmp_path)).set(database="nowhere")
+    with pytest.raises(StorageError, match='database "nowhere" does not exist') as raised:
+        connect(url.render_as_string(hide_password=False), wait=True, patience=patience)
+    assert not isinstance(raised.value, StorageLost) and slept == []
+
+
+def test_an_at_sign_in_a_password_is_refused_before_it_shows() -> None:
+    with pytest.raises(StorageError, match="write %40 in a password") as raised:
+        connect("postgresql+psycopg://igkd:Secr3t@Tail99@127.0.0.1:1/igkd")
+    assert "Secr3t" not in str(raised.value) and "Tail99" not in str(raised.value)
+
+
+def test_a_file_is_no_database_of_several_hosts() -> None:
+    check_shared("postgresql+psycopg://igkd@db/igkd", "the tasks of SLURM")
+    with pytest.raises(StorageError, match="not the tasks of SLURM; type --storage postgresql"):
+        check_shared("sqlite:////shared/igkd.db", "the tasks of SLURM")

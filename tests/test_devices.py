@@ -151,3 +151,17 @@ def test_a_container_s_quota_counts(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert devices.cores(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), True),
+        (OSError(5, "Input/output error"), True),
+        (RuntimeError("shape '[2]' is invalid for input of size 3"), False),
+        (ValueError("a bug"), False),
+    ],
+)
+def test_what_is_the_machines_fault(error: Exception, failed: bool) -> None:
+    assert devices.has_failed(error) is failed

@@ -84,3 +84,13 @@ def test_what_was_asked_and_done_is_forgotten() -> None:
     assert not drain.asked.is_set() and drain.reason == ""
     drain.ask("SIGTERM")
     assert drain.reason == "SIGTERM"
+
+
+def test_who_was_asked_already_still_has_a_first_signal() -> None:
+    drain = Drain()
+    with drain.on_signals():
+        drain.ask("igkd stop")
+        signal.raise_signal(signal.SIGTERM)
+        assert drain.reason == "igkd stop"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)

@@ -161,3 +161,16 @@ def test_the_time_is_a_quarter_of_an_hour_or_what_is_asked(monkeypatch: pytest.M
         monkeypatch.setenv("IGKD_STORAGE_WAIT", wrong)
         with pytest.raises(StorageError, match=f"IGKD_STORAGE_WAIT = {wrong}: must be a number"):
             asked_seconds()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'connection failed: FATAL:  password authentication failed for user "igkd"',
+        'connection failed: FATAL:  database "igkd" does not exist',
+        "connection failed: FATAL:  no pg_hba.conf entry for host",
+        "fe_sendauth: no password supplied",
+    ],
+)
+def test_who_is_not_let_in_does_not_wait(said: str) -> None:
+    assert passes(wrapped(psycopg.OperationalError(said))) is False

@@ -6,6 +6,7 @@ import pytest
 
 from igkd_search import queued
 from igkd_search.database import Database, connect
+from igkd_search.errors import LeaseLost
 from igkd_search.schema import metadata
 from igkd_search.schema import queue as table
 from tests.databases import KINDS, prepared_url
@@ -56,3 +57,14 @@ def test_an_older_database_that_is_only_read_has_no_queue(base: Database) -> Non
     with base.transaction() as connection:
         metadata.drop_all(connection, [table])
     assert queued.waiting(base, "s") == []
+
+
+def test_who_has_lost_its_slot_takes_nothing(base: Database) -> None:
+    queued.add(base, "s", [{"x": 1}])
+
+    def late(_: object) -> None:
+        raise LeaseLost("another worker has it")
+
+    with pytest.raises(LeaseLost):
+        queued.take(base, "s", 0, late)
+    assert queued.waiting(base, "s") == [{"x": 1}]

@@ -8,7 +8,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from igkd_search import database, queued, registry, removal, searches, workers
+from igkd_search import database, queued, registry, removal, schema, searches, workers
 from igkd_search.errors import StorageError
 from igkd_search.identities import this_process
 from igkd_search.schema import file_parts, metadata
@@ -162,3 +162,23 @@ def test_a_study_at_work_stays(base: database.Database, home: Path) -> None:
     assert content(base) == before
     register.leave()
     removal.remove(base, "a", home)
+
+
+def test_what_a_copy_goes_on_from_outlives_its_original(
+    base: database.Database, home: Path, tmp_path: Path
+) -> None:
+    copied = database.connect(f"sqlite:///{tmp_path / 'copy.db'}")
+    record = base.read_study("a")
+    assert record is not None
+    before = removal.survey(base, "a", home).paths
+    assert before
+    removal.keep_for_copy(copied, record, home)
+    assert removal.survey(base, "a", home).paths == []
+    removal.remove(base, "a", home)
+    assert all(path.exists() for path in before)
+    copied.write_study("a", record.question, record.trials)
+    with copied.transaction() as connection:
+        connection.execute(sa.update(schema.studies).values(created=record.created))
+    theirs = {path for path in before if path.parent.name != "artifacts"}  # no trials are here
+    assert theirs <= set(removal.survey(copied, "a", home).paths), "they are the copy's now"
+    copied.close()

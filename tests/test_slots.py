@@ -289,7 +289,9 @@ def test_an_adopted_slot_has_a_new_lease(one: Slots, two: Slots, clock: Clock) -
 
 
 def test_the_time_of_reading_does_not_count(one: Slots, database: Database) -> None:
-    times = iter([0.0, 50.0, 100.0, 109.0, 110.0, 111.0])
+    looks = [(0.0, 50.0), (100.0, 109.0), (110.0, 111.0)]
+    # each asks for the time before its transaction, in it, and on both sides of the reading
+    times = iter([time for before, after in looks for time in (before, before, before, after)])
     slow = Slots(database, "s", lease_seconds=60.0, monotonic=lambda: next(times))
     claimed(one)
     assert slow.claim() is None  # read between 0 and 50
@@ -505,3 +507,23 @@ def test_to_look_whether_a_slot_can_be_claimed_is_to_observe(
     assert claimed(two).attempt == 2
     two.release(Claim("s", 0, 2, two.identity.owner))
     assert one.claimable(fresh=False)
+
+
+def test_a_database_that_kept_a_claimer_waiting_proves_no_death(
+    one: Slots, two: Slots, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.identity = on_another_host()
+    claimed(one)
+    assert two.claim() is None
+    transaction = Database.transaction
+
+    def slow(database: Database) -> object:
+        clock.now += 61  # the pooler holds everybody, the owner's renewal too
+        return transaction(database)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "transaction", slow)
+        assert two.claim() is None
+    assert two.claim() is None
+    clock.now += 60
+    assert claimed(two).attempt == 2

@@ -31,7 +31,7 @@ from igkd_search import (
     spec,
     training,
 )
-from igkd_search.errors import DataError, TrialError
+from igkd_search.errors import DataError, MachineError, TrialError
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -682,3 +682,17 @@ def test_a_loss_that_is_not_finite_ends_the_trial(study: spec.Study, stock: trai
         run(config_of(study, learning_rate=1e9), stock)
     assert told.value.cause == "diverged"
     assert "kd_weight = 0.5" in str(told.value)  # as it is by default, which may change
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: uncorrectable ECC error"), OSError(5, "I/O error")]
+)
+def test_a_machine_that_fails_is_no_fault_of_the_trial(
+    stock: training.Stock, study: spec.Study, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(training.Distillation, "loss", fail)
+    with pytest.raises(MachineError, match="the machine failed under a training"):
+        list(training.train(study.trial, stock, 3))

@@ -33,7 +33,7 @@ from igkd_search import (
     worker,
     workers,
 )
-from igkd_search.errors import StorageError, StorageLost, TrialError
+from igkd_search.errors import MachineError, StorageError, StorageLost, TrialError
 from tests.databases import KINDS, Kind, prepared_url
 
 EPOCHS = 3
@@ -565,7 +565,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(
     def lose_lease(epoch: int) -> None:
         if epoch == 2:
             # another one takes the slot over while this epoch is trained
-            seen = iter([0.0, 0.0, 100.0, 100.0])
+            seen = iter([0.0] * 4 + [100.0] * 4)
             other = slots.Slots(search.base, "s", 60.0, monotonic=lambda: next(seen))
             registry.register(search.base, search.study, trials=1)
             assert other.claim() is None
@@ -906,6 +906,64 @@ def test_a_grid_is_visited_point_by_point_by_several_workers(kind: Kind, tmp_pat
     trials = hired[0].optuna_study.trials
     assert len(trials) == len({tuple(sorted(trial.params.items())) for trial in trials}) == 8
     base.close()
+
+
+def test_a_machine_that_fails_ends_its_worker_and_spends_no_slot(search: Search) -> None:
+    search.begin(study_of(2).model_copy(update={"name": "broken"}))
+    broken = FakeTraining({(1, 2): MachineError("CUDA error: device lost")})
+    with pytest.raises(MachineError):
+        search.hire(broken, other_process(search)).run(poll_seconds=0)
+    assert len(broken.calls) == 1, "nothing else is claimed on such a machine"
+    assert search.trials[0].state == TrialState.RUNNING
+    search.run(FakeTraining())
+    search.check_budget(2)
+    assert [row.end for row in search.table.attempts()] == ["died", "done", "done"]
+
+
+def test_an_error_in_proposing_costs_its_trial_only(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search.begin(study_of(3).model_copy(update={"name": "unproposed"}))
+    suggest = space.suggest
+
+    def fail_once(trial: optuna.Trial, study: spec.Study) -> spec.TrialConfig:
+        if trial.number == 1:
+            raise ArithmeticError("singular matrix")
+        return suggest(trial, study)
+
+    monkeypatch.setattr(space, "suggest", fail_once)
+    search.run(FakeTraining())
+    states = [trial.state for trial in search.trials]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert search.trials[1].user_attrs["cause"] == "bug"
+    assert "singular matrix" in search.trials[1].user_attrs["reason"]
+    assert search.table.counts() == slots.Counts(3, 0, 0, 3)
+
+
+def test_who_has_lost_its_lease_stops_after_its_epoch_even_if_it_writes_nothing(
+    search: Search,
+) -> None:
+    shapes = {**SPACE, "removed_blocks": {"choices": [4, 5]}}
+    study = study_of(1, epochs=5, objectives=["accuracy", "latency_ms"], space=shapes)
+    search.begin(study.model_copy(update={"name": "late"}))
+    table = slots.Slots(search.base, "late", lease_seconds=0.02)
+    training, noticed = FakeTraining(), threading.Event()
+    hired = search.hire(training, table)
+
+    def lose(epoch: int) -> None:
+        if epoch == 2:
+            with search.base.transaction() as connection:
+                connection.execute(sa.update(schema.slots).values(attempt=9))
+            noticed.set()
+            assert hired._lost.wait(30), "the renewal noticed it"
+
+    training.before_epoch = lose
+    claim = table.claim()
+    assert claim is not None
+    hired.run_claim(claim)
+    assert noticed.is_set() and search.trials[0].state == TrialState.RUNNING
+    folder = training.folders[0]
+    assert [path.name for path in folder.iterdir()] == ["epoch-0002.safetensors"]
 
 
 def test_points_are_reached_in_their_order(search: Search) -> None:

@@ -95,7 +95,7 @@ def test_who_freezes_while_holding_a_lock_does_not_hold_the_search_up(
     crew_on: Callable[[str], Crew], tmp_path: Path
 ) -> None:
     """Postgres ends a transaction that its owner sleeps through; the lock is that of the trial."""
-    asleep = "options=-c%20idle_in_transaction_session_timeout%3D300ms"
+    asleep = "options=-c%20idle_in_transaction_session_timeout%3D3s"
     crew = crew_on(f"{prepared_url('postgresql', tmp_path)}&{asleep}")
     study = crew.begin(study_of())
     late = freeze(crew, study, "write after attached")
