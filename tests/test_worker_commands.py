@@ -150,7 +150,9 @@ def test_a_stop_reaches_whoever_is_at_work_and_can_wait_for_them(
     registry.register(base, study)
     found = igkd("stop", "tiny", "--storage", url)
     assert (found.exit_code, found.stdout) == (0, "")
-    assert found.stderr == "no worker of 'tiny' is at work\n"
+    assert found.stderr == (
+        "no worker of 'tiny' is at work; those that are still preparing will leave too\n"
+    )
     here, elsewhere = this_process(), replace(this_process(), host="elsewhere", boot_id="another")
     at_work = [joined(base, here), joined(base, elsewhere)]
     joined(base, this_process()).leave()  # it has left already
