@@ -26,6 +26,7 @@ from igkd_search import (
 )
 from igkd_search.command_options import (
     HOME,
+    STAGES,
     DataOption,
     DeviceOption,
     Format,
@@ -51,9 +52,6 @@ from igkd_search.endings import reporting
 
 if TYPE_CHECKING:
     from igkd_search import crew, database, spec
-
-STAGES = ("start", "teacher", "overlays", "targets", "latency", "trials")
-"""What a run shows from its first second, in order."""
 
 app = typer.Typer(
     name="igkd",
@@ -109,12 +107,13 @@ def run(
                 if base is not None:
                     done = registry.is_finished(base, question, trials)
                     ended = "budget" if done else stopping.ended(base, question)
-            if several is not None and (base is None or ended is None):
-                order = order_of(study, question, trials, storage, home, data, device)
-                ended = _together(order, several)
-                base = open_storage(storage, home, read_only=True)
-            elif base is None or ended is None:
-                base, ended = _search(question, trials, storage, home, device)
+            if base is None or ended is None:
+                if several is None:
+                    base, ended = _search(question, trials, storage, home, device)
+                else:
+                    order = order_of(study, question, trials, storage, home, data, device)
+                    ended = _together(order, several)
+                    base = open_storage(storage, home, read_only=True)
         if ended != "budget":
             console.print_note(f"stopped before the budget was spent: {ended}")
         show(results.summary(base, question.name), format, tables.print_summary)

@@ -113,6 +113,8 @@ SlurmOption = Annotated[
     ),
 ]
 HOME = Path("storage")
+STAGES = ("start", "teacher", "overlays", "targets", "latency", "trials")
+"""What a search shows from its first second, in order."""
 
 
 def question_of(study: str, storage: str | None, home: Path, data: Path | None) -> spec.Study:
@@ -225,6 +227,16 @@ def open_storage(storage: str | None, home: Path, read_only: bool = False) -> da
     from igkd_search import database
 
     return database.connect(url_of(storage, home), read_only=read_only)
+
+
+def open_existing(storage: str | None, home: Path, wait: bool = False) -> database.Database:
+    """The same to write to, where somebody has made it; with `wait` it is waited for while away."""
+    from igkd_search import database, patience
+
+    url, patient = url_of(storage, home), patience.Patience() if wait else None
+    # read first, since that makes nothing
+    database.connect(url, read_only=True, wait=wait, patience=patient).close()
+    return database.connect(url, wait=wait, patience=patient)
 
 
 def open_if_there(storage: str | None, home: Path) -> database.Database | None:

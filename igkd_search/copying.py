@@ -167,7 +167,7 @@ def _rows_of(base: database.Database, name: str) -> dict[str, list[dict[str, Any
     found = {}
     with base.transaction() as connection:
         for label, table in _TABLES.items():
-            there = sa.inspect(connection).has_table(table.name)
+            there = database.has(connection, table)
             query = sa.select(table).where(table.c.study_name == name)
             rows = connection.execute(query).mappings().all() if there else []
             found[label] = [dict(row) for row in rows]

@@ -23,7 +23,7 @@ from sqlalchemy import event
 from igkd_search import filesystems
 from igkd_search.errors import StorageError, StorageLost
 from igkd_search.fenced import FencedStorage
-from igkd_search.patience import Patience, passes, patient
+from igkd_search.patience import Patience, driver_error, passes, patient, said_by
 from igkd_search.schema import (
     ADDED_TO,
     PART_BYTES,
@@ -195,7 +195,7 @@ class Database:
         """A file that was kept, or None; StorageError when it is damaged."""
         mine = (files.c.study_name == study) & (files.c.name == name)
         with self.transaction() as connection:
-            if not _has_files(connection):
+            if not has(connection, files):
                 return None
             digest = connection.scalar(sa.select(files.c.sha256).where(mine))
             if digest is None:
@@ -214,7 +214,7 @@ class Database:
     def file_digests(self, study: str) -> dict[str, str]:
         """Name -> sha256 of every file that is kept for a study."""
         with self.transaction() as connection:
-            if not _has_files(connection):
+            if not has(connection, files):
                 return {}
             found = sa.select(files.c.name, files.c.sha256).where(files.c.study_name == study)
             return {row.name: row.sha256 for row in connection.execute(found)}
@@ -332,13 +332,11 @@ def _no_database(place: str) -> StorageError:
 
 
 def _unreachable(url: str, error: BaseException) -> StorageError:
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    driver = getattr(cause, "orig", None)
-    reason = str(driver or cause).strip().splitlines()[:1]
-    if getattr(driver, "sqlstate", None) == _MAY_NOT:
-        reason.append("(igkd_owner makes tables, igkd_worker works: storage/README.md)")
+    reason = said_by(error)
+    if getattr(driver_error(error), "sqlstate", None) == _MAY_NOT:
+        reason += " (igkd_owner makes tables, igkd_worker works: storage/README.md)"
     kind = StorageLost if passes(error) else StorageError
-    return kind(f"cannot use the database at {masked(url)}: {' '.join(reason)}")
+    return kind(f"cannot use the database at {masked(url)}: {reason}")
 
 
 def _file(url: str) -> Path | None:
@@ -426,15 +424,15 @@ def _tune(engine: sa.Engine, read_only: bool) -> None:
     engine.dispose()  # connections opened before the events would never see them
 
 
-def _has_files(connection: sa.Connection) -> bool:
-    """Whether the tables of files are there; not in an older database that is only read."""
-    return sa.inspect(connection).has_table(files.name)
+def has(connection: sa.Connection, table: sa.Table) -> bool:
+    """Whether a table is there; a later one is not in an older database that is only read."""
+    return sa.inspect(connection).has_table(table.name)
 
 
 def schema_version(engine: sa.Engine) -> int | None:
     """The version of igkd's tables, or None when they are not there."""
     with engine.connect() as connection:
-        if not sa.inspect(connection).has_table(schema.name):
+        if not has(connection, schema):
             return None
         return connection.scalar(sa.select(schema.c.version))
 

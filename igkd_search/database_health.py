@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from igkd_search import filesystems, registry, server_health, slots, workers
 from igkd_search.database import bare_engine, connect_if_there, masked, schema_version
 from igkd_search.errors import IgkdError
-from igkd_search.findings import Finding, fault, guarded, ok, reason_of, warning
+from igkd_search.findings import Finding, fault, guarded, ok, warning
 from igkd_search.identities import this_process
+from igkd_search.patience import said_by
 from igkd_search.schema import ADDED_TO, SCHEMA_VERSION
 from igkd_search.server_health import AGAIN, MANUAL
 
@@ -59,7 +60,7 @@ def _file(engine: sa.Engine, file: Path) -> Iterator[Finding]:
         yield from _tables(engine)
         yield ok("database", f"SQLite {version}, {file}, {file.stat().st_size / 1e6:.1f} MB")
     except _BROKEN as error:
-        yield fault("database", f"{file}: {_reason(error)}", f"ls -l {file}*   says whose it is")
+        yield fault("database", f"{file}: {said_by(error)}", f"ls -l {file}*   says whose it is")
 
 
 def _place(file: Path) -> Finding:
@@ -85,7 +86,7 @@ def _server(engine: sa.Engine, shown: str) -> Iterator[Finding]:
     try:
         connection = engine.execution_options(isolation_level="AUTOCOMMIT").connect()
     except _BROKEN as error:
-        reason = _reason(error)
+        reason = said_by(error)
         yield fault("database", f"{shown}: {reason}", _way_in(engine.url, reason))
         return
     with connection:
@@ -153,7 +154,3 @@ def _images(path: Path) -> Finding:
     if path.is_dir():
         return ok("images", str(path))
     return fault("images", f"{path}: no such folder", "--data FOLDER, or IGKD_DATA, says where")
-
-
-def _reason(error: BaseException) -> str:
-    return reason_of(getattr(error, "orig", None) or error)

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from igkd_search import console, processes
-from igkd_search.errors import IgkdError, StorageError
+from igkd_search.errors import IgkdError, StorageError, reason_of
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def _naming_lost_storage(lost: type[Exception]) -> Iterator[None]:
     try:
         yield
     except lost as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = reason_of(error.__cause__ or error)
         raise StorageError(
             f"the database was lost: {reason}; running trials keep their checkpoints, so the same "
             "command goes on once it is back"

@@ -81,3 +81,9 @@ class TrialError(IgkdError):
     def __init__(self, cause: Cause, message: str) -> None:
         super().__init__(f"{cause}: {message}")
         self.cause: Cause = cause
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error says, or its kind when it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from igkd_search.errors import StorageLost
-from igkd_search.patience import Patience, passes
+from igkd_search.patience import Patience, passes, said_by
 
 Guard = Callable[[Session], None]
 """Raises LeaseLost, within the session's transaction, unless the caller may write."""
@@ -102,7 +102,7 @@ class FencedStorage(RDBStorage):
             except (StorageInternalError, SQLAlchemyError) as error:
                 if not passes(error):
                     raise
-                raise StorageLost(f"the database is away: {_reason(error)}") from error
+                raise StorageLost(f"the database is away: {said_by(error)}") from error
             finally:
                 self._local.writing = before
 
@@ -121,9 +121,3 @@ def _repeating(name: str, writes: bool) -> Callable[..., Any]:
 
 for _name in (*WRITES, *READS):
     setattr(FencedStorage, _name, _repeating(_name, _name in WRITES))
-
-
-def _reason(error: BaseException) -> str:
-    cause: Any = error.__cause__ if isinstance(error, StorageInternalError) else error
-    text = str(getattr(cause, "orig", None) or cause).strip()
-    return text.splitlines()[0] if text else type(cause).__name__

@@ -29,7 +29,6 @@ from igkd_search import (
     evaluation,
     latency,
     materials,
-    models,
     spec,
     study_file,
     training,
@@ -233,7 +232,7 @@ def _normalised(test: datasets.Part, reader: augment.Reader) -> tuple[Tensor, Te
 
 
 def _student_figures(bench: _Bench) -> dict[str, Any]:
-    name = models.Architecture.of(bench.exported.trial, bench.stock.architecture).name
+    name = spec.Architecture.of(bench.exported.trial, bench.stock.architecture).name
     figures, teacher = bench.shared.latency[name], bench.shared.latency["teacher"]
     compression = teacher.parameters / figures.parameters
     return {"architecture": name, "compression": compression, **figures.as_dict()}

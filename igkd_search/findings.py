@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from igkd_search.errors import reason_of
+
 State = Literal["ok", "warning", "fault"]
 
 
@@ -48,9 +50,3 @@ def guarded(
     except expected as error:
         found.append(fault(name, reason_of(error), advice))
     return found
-
-
-def reason_of(error: BaseException) -> str:
-    """The first line of what an error says, or its kind when it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -13,7 +13,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from igkd_search.findings import Finding, fault, guarded, ok, reason_of, warning
+from igkd_search.errors import reason_of
+from igkd_search.findings import Finding, fault, guarded, ok, warning
 
 DISTRIBUTION = "igkd-search"
 SHOWN = ("optuna", "SQLAlchemy", "psycopg", "pydantic", "onnxruntime")

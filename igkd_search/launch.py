@@ -21,7 +21,6 @@ from igkd_search import (
     feasible,
     keeper,
     materials,
-    models,
     outcomes,
     registry,
     searches,
@@ -184,12 +183,8 @@ def _machine(device: torch.device) -> workers.Machine:
 
 def _planned(base: database.Database, study: spec.Study) -> int:
     """The most epochs that the budget in the database buys."""
-    return _budget(base, study) * study.trial.epochs
-
-
-def _budget(base: database.Database, study: spec.Study) -> int:
     record = base.read_study(study.name)
-    return record.trials if record else study.search.trials
+    return (record.trials if record else study.search.trials) * study.trial.epochs
 
 
 def prepare(
@@ -236,8 +231,8 @@ def _prepare(
     measured = _latency_of(facts)
     shared = materials.prepare(begun, home, device, data, kept_at, measured)
     searched, _ = feasible.within(study, _milliseconds(shared.latency))
-    spec.check_budget(searched, trials if trials is not None else _budget(base, study))
     if register:
+        spec.check_budget(searched, registry.budget_of(base, study, trials))
         registry.register(base, study, trials, searched)
     settled = base.settle_facts(study.name, lambda stored: _settled(study, home, shared, stored))
     return dataclasses.replace(shared, latency=_latency_of(settled))
@@ -283,7 +278,7 @@ def describe(study: spec.Study, shared: materials.Materials, device: str) -> wor
     teacher = shared.latency["teacher"]
 
     def of(config: spec.TrialConfig) -> Mapping[str, outcomes.Attribute]:
-        name = models.Architecture.of(config, study.teacher.architecture).name
+        name = spec.Architecture.of(config, study.teacher.architecture).name
         student = shared.latency[name]
         return {
             "architecture": name,

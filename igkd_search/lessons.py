@@ -59,7 +59,7 @@ class Lesson(NamedTuple):
 class Key(NamedTuple):
     """All of a trial that changes the graph of its step."""
 
-    architecture: models.Architecture
+    architecture: spec.Architecture
     batch_size: int
     cutout: int
     soft: bool

@@ -115,7 +115,7 @@ class Materials:
         return "bank" if self.taught_by is None else "shuffled"
 
 
-def students(study: spec.Run) -> list[models.Architecture]:
+def students(study: spec.Run) -> list[spec.Architecture]:
     """Every student the space can ask for, in order."""
     return study.students()
 

@@ -52,15 +52,12 @@ class Student(nn.Module):
         return logits
 
 
-Architecture = spec.Architecture
-
-
 def build_teacher(name: str, classes: int, width: float = 1.0, image_side: int = 32) -> nn.Module:
     """A freshly initialised teacher from torch's global generator; see `networks.build`."""
     return networks.build(name, classes, width, image_side)
 
 
-def build_student(architecture: Architecture, classes: int, image_side: int = 32) -> nn.Module:
+def build_student(architecture: spec.Architecture, classes: int, image_side: int = 32) -> nn.Module:
     """A student initialised from torch's global generator; StudyError without a block.
 
     A Student, or the network itself where it has no blocks to remove.
@@ -111,7 +108,7 @@ def _has_weights(part: nn.Module) -> bool:
     return any(parameter.ndim > 1 for parameter in part.parameters())
 
 
-def check_removed_blocks(architecture: Architecture) -> None:
+def check_removed_blocks(architecture: spec.Architecture) -> None:
     """Raise StudyError unless there is such a network and at least one block of it is left."""
     name, removed = architecture.network, architecture.removed_blocks
     cut = _blocks_of(architecture)
@@ -127,12 +124,12 @@ def check_removed_blocks(architecture: Architecture) -> None:
         )
 
 
-def _blocks_of(architecture: Architecture) -> list[nn.Module] | None:
+def _blocks_of(architecture: spec.Architecture) -> list[nn.Module] | None:
     # the number of blocks is the same for images of all sizes, and every network takes this one
     return blocks(networks.skeleton(architecture.network, 2, architecture.width, 224))
 
 
-def check_blocks(architecture: Architecture) -> None:
+def check_blocks(architecture: spec.Architecture) -> None:
     """StudyError unless this network has blocks whose maps can be compared."""
     if _blocks_of(architecture) is None:
         raise StudyError(
@@ -157,7 +154,7 @@ def check_teacher_images(
 
 
 def check_student_images(
-    architecture: Architecture, classes: int, image_shape: tuple[int, ...]
+    architecture: spec.Architecture, classes: int, image_shape: tuple[int, ...]
 ) -> None:
     """StudyError unless this student takes images (3, H, W)."""
     if _blocks_of(architecture) is None:
@@ -171,7 +168,7 @@ def check_student_images(
 
 
 def _maps_shape(
-    architecture: Architecture, classes: int, image_shape: tuple[int, ...]
+    architecture: spec.Architecture, classes: int, image_shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     """The shape (2, C, h, w) of what the blocks of a student make of two images."""
     name = architecture.network

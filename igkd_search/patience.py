@@ -17,8 +17,9 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import psycopg
 import sqlalchemy as sa
 import tenacity
+from optuna.exceptions import StorageInternalError
 
-from igkd_search.errors import StorageError, StorageLost
+from igkd_search.errors import StorageError, StorageLost, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,17 @@ def asked_seconds() -> float:
     if not 0 <= seconds < float("inf"):
         raise StorageError(f"{VARIABLE} = {asked}: must be a number of seconds, 0 or more")
     return seconds
+
+
+def driver_error(error: BaseException | None) -> Any:
+    """What the database's driver raised, in whatever Optuna and SQLAlchemy wrapped it; or that."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return getattr(cause, "orig", None) or cause
+
+
+def said_by(error: BaseException) -> str:
+    """The first line of what the database said."""
+    return reason_of(driver_error(error))
 
 
 def passes(error: BaseException | None) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from igkd_search.database import Database
+from igkd_search.database import Database, has
 from igkd_search.schema import queue
 
 
@@ -73,7 +73,7 @@ def waiting(base: Database, study: str) -> list[dict[str, Any]]:
     def ask() -> list[dict[str, Any]]:
         untaken = (queue.c.study_name == study) & queue.c.slot.is_(None)
         with base.transaction() as connection:
-            if not sa.inspect(connection).has_table(queue.name):
+            if not has(connection, queue):
                 return []
             query = sa.select(queue.c.parameters).where(untaken).order_by(queue.c.position)
             return [json.loads(text) for text in connection.scalars(query)]

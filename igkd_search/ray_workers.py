@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,11 @@ class Member:
         """Join the study as a worker; why it left."""
         from igkd_search import launch
 
-        with _logged(task.logs / f"{name}.log"):
-            base = database.connect(task.url, wait=True)
-            try:
-                return launch.join(
-                    base, task.question, task.home, task.device, self._drain, task.stops
-                )
-            finally:
-                base.close()
+        with (
+            _logged(task.logs / f"{name}.log"),
+            closing(database.connect(task.url, wait=True)) as base,
+        ):
+            return launch.join(base, task.question, task.home, task.device, self._drain, task.stops)
 
     def leave(self, reason: str) -> None:
         """Ask the worker to leave after its epoch."""
@@ -101,12 +98,11 @@ def prepare(task: Task) -> None:
     """Build the materials and register the study, as a task of the cluster."""
     from igkd_search import launch
 
-    with _logged(task.logs / "prepare.log"):
-        base = database.connect(task.url, wait=True)
-        try:
-            launch.prepare(base, task.question, task.home, task.trials, device=task.device)
-        finally:
-            base.close()
+    with (
+        _logged(task.logs / "prepare.log"),
+        closing(database.connect(task.url, wait=True)) as base,
+    ):
+        launch.prepare(base, task.question, task.home, task.trials, device=task.device)
 
 
 @contextmanager

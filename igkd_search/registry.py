@@ -4,6 +4,7 @@ A study that began under one question goes on under that question only; its budg
 Nothing here imports torch, so a finished study answers in a second.
 """
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def register(
     study itself. StudyError when it names none that has found anything.
     """
     check_question(base, study)
-    budget = _budget(base, study, trials)
+    budget = budget_of(base, study, trials)
     points = warm_start.points(base, searched or study) if _is_new(base, study.name) else []
     optuna.create_study(
         study_name=study.name,
@@ -137,14 +138,11 @@ def register(
 
 def resume(url: str, study: spec.Study, trials: int | None = None) -> bool:
     """Register a study that has begun, for its budget; False, and nothing, when it has not."""
-    base = database.connect(url)
-    try:
+    with closing(database.connect(url)) as base:
         if base.read_study(study.name) is None:
             return False
         register(base, study, trials)
         return True
-    finally:
-        base.close()
 
 
 def is_spent(base: database.Database, name: str) -> bool:
@@ -156,7 +154,7 @@ def is_spent(base: database.Database, name: str) -> bool:
 def is_finished(base: database.Database, study: spec.Study, trials: int | None = None) -> bool:
     """Whether the budget, as this call would leave it, is spent already; writes nothing."""
     check_question(base, study)
-    budget = _budget(base, study, trials)
+    budget = budget_of(base, study, trials)
     if base.read_study(study.name) is None:
         return False
     counts = slots.Slots(base, study.name).counts()
@@ -186,7 +184,8 @@ def _queue_once(base: database.Database, study: spec.Study, points: list[warm_st
     base.patience(queue)
 
 
-def _budget(base: database.Database, study: spec.Study, trials: int | None) -> int:
+def budget_of(base: database.Database, study: spec.Study, trials: int | None = None) -> int:
+    """How many trials a registration would leave a study with; StudyError for too large a grid."""
     record = base.read_study(study.name)
     if trials is not None:
         spec.check_budget(study, trials)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from igkd_search.database import Database
+from igkd_search.database import Database, has
 from igkd_search.schema import searches
 
 LONGEST_GAP = 60.0
@@ -29,8 +29,7 @@ def read(base: Database, study: str) -> Search:
     def ask() -> Search:
         mine = searches.c.study_name == study
         with base.transaction() as connection:
-            # an older database that is only read has no such table
-            if not sa.inspect(connection).has_table(searches.name):
+            if not has(connection, searches):
                 return Search()
             query = sa.select(searches.c.stops, searches.c.seconds).where(mine)
             row = connection.execute(query).first()

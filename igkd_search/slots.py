@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from igkd_search.database import Database, unknown_study
-from igkd_search.errors import LeaseLost, StorageError, StorageLost
+from igkd_search.database import Database, has, unknown_study
+from igkd_search.errors import LeaseLost, StorageError
 from igkd_search.identities import Identity, this_process
 from igkd_search.patience import Patience, patient
 from igkd_search.schema import attempts, slots, studies
@@ -132,27 +132,15 @@ class Slots:
 
         Without `fresh` only what has begun already is claimed.
         """
-        asked = self._monotonic()
-        try:
-            with self.database.transaction() as connection:
-                self._forget_a_stall(asked)
-                return self._claim_open(connection, fresh) or self._adopt(connection)
-        except StorageError:
-            self.forget_observations()
-            raise
+        with self._looking() as connection:
+            return self._claim_open(connection, fresh) or self._adopt(connection)
 
     @patient
     def claimable(self, fresh: bool = True) -> bool:
         """Whether `claim` would give a slot just now; to look is to observe, as in claiming."""
-        asked = self._monotonic()
-        try:
-            with self.database.transaction() as connection:
-                self._forget_a_stall(asked)
-                lowest = connection.execute(self._lowest_open(fresh)).first()
-                return lowest is not None or any(True for _ in self._orphans(connection))
-        except StorageError:
-            self.forget_observations()
-            raise
+        with self._looking() as connection:
+            lowest = connection.execute(self._lowest_open(fresh)).first()
+            return lowest is not None or any(True for _ in self._orphans(connection))
 
     def forget_observations(self) -> None:
         """Start all observing anew: an outage stopped the counters of healthy owners too."""
@@ -204,11 +192,6 @@ class Slots:
         with suppress(LeaseLost):
             self._write(claim, None, "released", state="open", **_NOBODY)
 
-    def _forget_a_stall(self, asked: float) -> None:
-        """A database that kept this one waiting kept owners from renewing, too."""
-        if self._monotonic() - asked > self.lease_seconds / 4:
-            self.forget_observations()
-
     @patient
     def reopen(self, slot: int) -> bool:
         """Have a finished slot worked off again, its deaths forgiven; False when it is not done."""
@@ -247,7 +230,7 @@ class Slots:
         query = sa.select(*columns).where(attempts.c.study_name == self.study_name)
         query = query.order_by(attempts.c.slot, attempts.c.attempt)
         with self.database.transaction() as connection:
-            if not sa.inspect(connection).has_table(attempts.name):
+            if not has(connection, attempts):
                 return []
             return [AttemptRow(*row) for row in connection.execute(query)]
 
@@ -336,9 +319,20 @@ class Slots:
         try:
             with self.database.transaction() as connection:
                 yield connection
-        except StorageLost:
+        except LeaseLost:
+            raise
+        except StorageError:
             self.forget_observations()
             raise
+
+    @contextmanager
+    def _looking(self) -> Iterator[sa.Connection]:
+        """A transaction that observes leases; one that had to wait kept owners waiting, too."""
+        asked = self._monotonic()
+        with self._observed() as connection:
+            if self._monotonic() - asked > self.lease_seconds / 4:
+                self.forget_observations()
+            yield connection
 
     def _write(
         self, claim: Claim, otherwise: Any = None, end: str | None = None, **values: Any

@@ -17,7 +17,7 @@ from typing import Any
 
 from igkd_search import console, database, local_workers, registry, spectator
 from igkd_search.crew import Crew, Order
-from igkd_search.errors import ProcessError, StudyError
+from igkd_search.errors import ProcessError, StudyError, reason_of
 from igkd_search.processes import Job, last_words
 from igkd_search.supervisor import KILL_AFTER, MAX_DEATHS, Supervisor
 
@@ -199,7 +199,7 @@ def _naming_refusals() -> Iterator[None]:
     try:
         yield
     except (*refusals, submitit.core.utils.FailedJobError) as error:
-        raise StudyError(f"--launcher slurm: {str(error).splitlines()[0]}") from error
+        raise StudyError(f"--launcher slurm: {reason_of(error)}") from error
 
 
 def _problem(job: Any) -> str:

@@ -5,6 +5,7 @@ All is read from the database, so it is the same search wherever its workers are
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 from igkd_search import (
     connections,
@@ -91,11 +92,8 @@ class Spectator:
 
 def check_room(url: str, workers: int) -> None:
     """StorageError when the database lacks the connections for so many more workers."""
-    base = database.connect(url)
-    try:
+    with closing(database.connect(url)) as base:
         connections.check_room(base, workers)
-    finally:
-        base.close()
 
 
 def stops_so_far(url: str, study: str) -> int:
@@ -103,7 +101,5 @@ def stops_so_far(url: str, study: str) -> int:
     base = database.connect_if_there(url)
     if base is None:
         return 0
-    try:
+    with closing(base):
         return searches.read(base, study).stops
-    finally:
-        base.close()

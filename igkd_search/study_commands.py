@@ -5,7 +5,6 @@ options, calls one function of the house and prints.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +18,7 @@ from igkd_search.command_options import (
     StorageOption,
     StudyArgument,
     check_home,
+    open_existing,
     open_storage,
     show,
 )
@@ -26,7 +26,7 @@ from igkd_search.endings import reporting
 from igkd_search.errors import StorageError, StudyError
 
 if TYPE_CHECKING:
-    from igkd_search import database
+    pass
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
@@ -51,7 +51,7 @@ def add(
     with reporting(study):
         from igkd_search import additions, notices, registry
 
-        name, base = registry.name_of(study), _standing(storage, home)
+        name, base = registry.name_of(study), open_existing(storage, home)
         if not values:
             show(additions.queue_of(base, name).as_dict(), format, notices.print_queue)
             return
@@ -78,7 +78,7 @@ def retry(
             )
         from igkd_search import notices, registry, retries
 
-        name, base = registry.name_of(study), _standing(storage, home)
+        name, base = registry.name_of(study), open_existing(storage, home)
         if trial is not None:
             found = [retries.retry(base, name, trial)]
         else:
@@ -120,7 +120,7 @@ def repair(
     with reporting(study):
         from igkd_search import notices, registry, repairs
 
-        name, base = registry.name_of(study), _standing(storage, home)
+        name, base = registry.name_of(study), open_existing(storage, home)
         found = repairs.find(base, name, home)
         notices.print_findings(name, found)
         if not found:
@@ -150,7 +150,7 @@ def delete(
         from igkd_search import notices, registry, removal
 
         check_home(home)
-        name, base = registry.name_of(study), _standing(storage, home)
+        name, base = registry.name_of(study), open_existing(storage, home)
         removal.check(base, name)
         notices.print_remains(removal.survey(base, name, home))
         if not yes and not _is_interactive():
@@ -165,12 +165,6 @@ def delete(
             f"removed study {name}; its materials stay: igkd materials --prune removes what no "
             "other study names"
         )
-
-
-def _standing(storage: str | None, home: Path) -> database.Database:
-    """A database that is there already, to write to; StorageError when there is none."""
-    open_storage(storage, home, read_only=True).close()
-    return open_storage(storage, home)
 
 
 def _is_interactive() -> bool:

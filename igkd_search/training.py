@@ -31,7 +31,7 @@ from igkd_search import (
     small_maps,
     spec,
 )
-from igkd_search.errors import MachineError, TrialError
+from igkd_search.errors import MachineError, TrialError, reason_of
 
 EpochResult = fitting.EpochRecord
 
@@ -164,7 +164,7 @@ class Distillation:
         """All that changes the graph of a step."""
         config = self._config
         return lessons.Key(
-            models.Architecture.of(config, self._stock.architecture),
+            spec.Architecture.of(config, self._stock.architecture),
             fitting.batches_of(config, self.rows)[0],
             config.cutout,
             soft=config.kd_weight != 0,
@@ -238,7 +238,7 @@ class Distillation:
 def build(config: spec.TrialConfig, stock: Stock, seed: int) -> nn.Module:
     """The student of a configuration, from `seed` or the teacher's first blocks."""
     torch.manual_seed(seed)
-    architecture = models.Architecture.of(config, stock.architecture)
+    architecture = spec.Architecture.of(config, stock.architecture)
     student = models.build_student(architecture, stock.classes, stock.image_side)
     if config.initialisation == "teacher":
         models.copy_prefix(student, stock.network)
@@ -289,7 +289,7 @@ def train(
         if not memory.is_out_of_memory(error):
             if devices.has_failed(error):
                 raise MachineError(
-                    f"the machine failed under a training: {str(error).strip().splitlines()[0]}"
+                    f"the machine failed under a training: {reason_of(error)}"
                 ) from error
             raise
         asked = memory.what_was_asked(error)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from igkd_search import spec, vault
-from igkd_search.errors import MaterialError, StudyError
+from igkd_search.errors import MaterialError, StudyError, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -131,9 +131,8 @@ def _plain(path: Path) -> dict[str, Tensor]:
             f"was made, {_SAVE}"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MaterialError(
-            f"{path}: not a readable state dict ({reason}); where it was made, {_SAVE}"
+            f"{path}: not a readable state dict ({reason_of(error)}); where it was made, {_SAVE}"
         ) from error
     return _unprefixed(_checked(path, _unwrapped(found)))
 

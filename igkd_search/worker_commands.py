@@ -15,6 +15,7 @@ import typer
 from igkd_search import console
 from igkd_search.command_options import (
     HOME,
+    STAGES,
     DataOption,
     DeviceOption,
     HomeOption,
@@ -22,15 +23,13 @@ from igkd_search.command_options import (
     StudyArgument,
     check_home,
     located,
-    url_of,
+    open_existing,
 )
 from igkd_search.endings import reporting
 
 if TYPE_CHECKING:
     from igkd_search import database
 
-STAGES = ("start", "teacher", "overlays", "targets", "latency", "trials")
-"""What a worker that joins shows from its first second, in order."""
 _POLL_SECONDS = 1.0
 
 
@@ -67,7 +66,7 @@ def worker(
         with console.display(STAGES):
             with console.stage("start", note="opening the study"):
                 check_home(home)
-                base = _existing(storage, home)
+                base = open_existing(storage, home, wait=True)
                 from igkd_search import registry
 
                 question = located(registry.begun(base, study), data)
@@ -87,7 +86,7 @@ def _serve(storage: str | None, home: Path, device: str | None, wait: bool) -> N
     with reporting("worker --any"), console.display(STAGES):
         with console.stage("start", note="loading torch"):
             check_home(home)
-            base = _existing(storage, home)
+            base = open_existing(storage, home, wait=True)
             from igkd_search import devices, pool
 
             devices.choose(device)  # once, and not as the fault of the first study
@@ -105,7 +104,7 @@ def stop(
     with reporting(study):
         from igkd_search import database, registry, searches
 
-        base = _existing(storage, home)
+        base = open_existing(storage, home, wait=True)
         name = registry.name_of(study)
         if base.read_study(name) is None:
             raise database.unknown_study(base.url, name)
@@ -125,16 +124,6 @@ def stop(
         if wait:
             await_leaving(lambda: at_work(base, name).keys() & there.keys())
             console.print_note("all have left")
-
-
-def _existing(storage: str | None, home: Path) -> database.Database:
-    """The database, waited for while it is away; StorageError where nobody has made it."""
-    from igkd_search import database, patience
-
-    url, patient = url_of(storage, home), patience.Patience()
-    # read first, since that makes nothing
-    database.connect(url, read_only=True, wait=True, patience=patient).close()
-    return database.connect(url, wait=True, patience=patient)
 
 
 def at_work(base: database.Database, name: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from igkd_search import searches
-from igkd_search.database import Database
+from igkd_search.database import Database, has
 from igkd_search.errors import StorageError
 from igkd_search.identities import Identity
 from igkd_search.patience import Patience, patient
@@ -143,8 +143,7 @@ def rows(database: Database, study_name: str | None, reader: Identity) -> list[W
         if study_name is not None:
             query = query.where(workers.c.study_name == study_name)
         with database.transaction() as connection:
-            # an older database that is only read has no such table
-            if not sa.inspect(connection).has_table(workers.name):
+            if not has(connection, workers):
                 return []
             return [_row(row._asdict(), reader) for row in connection.execute(query)]
 

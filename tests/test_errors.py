@@ -56,3 +56,8 @@ def test_a_trial_error_carries_its_cause(cause: errors.Cause) -> None:
 def test_a_lost_lease_is_a_storage_error_and_a_failed_trial_is_not() -> None:
     assert issubclass(errors.LeaseLost, errors.StorageError)
     assert not issubclass(errors.TrialError, errors.StorageError)
+
+
+def test_the_reason_is_the_first_line_and_without_words_the_kind() -> None:
+    assert errors.reason_of(OSError("the disk is away\nand more about it")) == "the disk is away"
+    assert errors.reason_of(TimeoutError()) == "TimeoutError"

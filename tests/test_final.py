@@ -80,7 +80,7 @@ def changed(exported: spec.Exported, **changes: Any) -> spec.Exported:
 
 def student_of(folder: Path, exported: spec.Exported) -> nn.Module:
     trial = exported.trial
-    architecture = models.Architecture(
+    architecture = spec.Architecture(
         exported.teacher.architecture, trial.removed_blocks, trial.width
     )
     network = models.build_student(architecture, tiny.CLASSES)

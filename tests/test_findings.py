@@ -30,7 +30,3 @@ def test_a_check_that_dies_keeps_what_it_found_and_says_why() -> None:
 def test_what_nobody_expected_comes_out() -> None:
     with pytest.raises(OSError, match="away"):
         guarded("disk", dies, (ValueError,), "mount it")
-
-
-def test_an_error_without_words_is_called_by_its_kind() -> None:
-    assert findings.reason_of(TimeoutError()) == "TimeoutError"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from igkd_search import models, networks, spec
 from igkd_search.architectures import TORCHVISION
 from igkd_search.errors import StudyError
-from igkd_search.models import Architecture, Student
+from igkd_search.models import Student
+from igkd_search.spec import Architecture
 
 IMAGE = (3, 32, 32)
 BLOCKS = 19
