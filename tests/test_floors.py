@@ -27,6 +27,7 @@ FLOORS = {
     "findings": 1,
     "probe": 0,
     "strategies": 0,
+    "uncertainty": 0,
     "losses": 1,
     "augment": 0,
     "networks": 1,
