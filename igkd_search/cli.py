@@ -19,6 +19,7 @@ from igkd_search import (
     __version__,
     console,
     doctor_command,
+    report_command,
     status_command,
     study_commands,
     tables,
@@ -311,6 +312,7 @@ worker_commands.register(app)
 status_command.register(app)
 study_commands.register(app)
 doctor_command.register(app)
+report_command.register(app)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Only the database is read, no torch and no materials, so a report of a study tha
 takes as long as its trials take to be read.
 """
 
+import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -76,7 +77,9 @@ def read(base: database.Database, name: str) -> Report:
         ],
         "provenance": _provenance(base, record, reader, summary),
     }
-    return Report(content, rows, shown)
+    # plain JSON through and through; what is not finite becomes null
+    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    return Report(plain, rows, shown)
 
 
 _STATUS = ("budget", "states", "running", "stopped", "ended", "rate", "seconds", "advice")
