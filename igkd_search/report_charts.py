@@ -122,7 +122,7 @@ def curves(found: Mapping[str, Any], best: Mapping[str, Any] | None) -> go.Figur
     if ends:
         figure.add_scatter(
             x=[end[0] for end in ends],
-            y=[round(end[1], 4) for end in ends],
+            y=[_short(end[1]) for end in ends],
             customdata=[end[2] for end in ends],
             mode="markers",
             name="where it was pruned",
@@ -147,7 +147,7 @@ def _add_curves(
     numbers: list[int | None] = []
     for each in part:
         xs += [*each["epochs"], None]
-        ys += [*(round(value, 4) for value in each["accuracy"]), None]
+        ys += [*map(_short, each["accuracy"]), None]
         numbers += [each["trial"]] * len(each["epochs"]) + [None]
     figure.add_scatter(
         x=xs,
@@ -159,6 +159,11 @@ def _add_curves(
         line={"color": colour, "width": width, "dash": dash},
         hovertemplate="trial %{customdata}, epoch %{x}: %{y:.2%}<extra></extra>",
     )
+
+
+def _short(accuracy: float | None) -> float | None:
+    """Four digits: more cannot be seen. None of an epoch that has none stays a gap."""
+    return None if accuracy is None else round(accuracy, 4)
 
 
 def compression(content: Mapping[str, Any]) -> go.Figure:

@@ -5,6 +5,7 @@ cannot be done, each chart is still said in words, and the tables and pictures n
 """
 
 import base64
+import functools
 import gzip
 import importlib.resources
 import json
@@ -75,6 +76,7 @@ def render(report: Report) -> str:
     )
 
 
+@functools.cache
 def _plotly() -> str:
     """Plotly's script, compressed (the same bytes every time), as base64."""
     package = importlib.resources.files(plotly)
