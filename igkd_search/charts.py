@@ -1,0 +1,336 @@
+"""A study's trials as Plotly figures, for the dashboard and the report alike.
+
+A thousand trials are a thousand points of a few traces, never traces of their own, and no figure
+carries Plotly's template, so the JSON stays small. Colours are told apart by colour-blind readers,
+and symbols by those who print. Each figure of a study without any trial is an empty one.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import plotly.graph_objects as go
+
+from igkd_search import paper
+from igkd_search.results import Row
+
+COMPLETE, PRUNED, FAILED = "#0f6fb5", "#b9770e", "#c0392b"
+BEST, TEACHER, PAPER, MUTED = "#111827", "#5f6470", "#8e44ad", "#9aa0aa"
+"""The colours by role; the report's page turns them to lighter ones in the dark."""
+LABELS = {
+    "kd_weight": "KD weight",
+    "overlay_probability": "overlay probability",
+    "overlay_strength": "overlay strength",
+    "learning_rate": "learning rate",
+}
+_ACCURACY = "validation accuracy"
+
+Point = tuple[Any, float]
+
+
+def for_dashboard(
+    summary: Mapping[str, Any], rows: Sequence[Row], question: Mapping[str, Any]
+) -> dict[str, go.Figure]:
+    """Three figures by a name that is both a title and a legal HTML id.
+
+    `summary` is that of `results.summary`, `question` the stored one (plain JSON).
+    """
+    return {
+        "Accuracy-against-latency": accuracy_against_latency(summary, rows),
+        "Accuracy-against-KD-weight-and-overlay-probability": against_both(summary, rows, question),
+        "Epochs-that-pruning-saved": epochs_saved(rows, question),
+    }
+
+
+def label(name: str) -> str:
+    """A parameter's name as people write it."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+# --- the figures
+
+
+def accuracy_against_latency(summary: Mapping[str, Any], rows: Sequence[Row]) -> go.Figure:
+    """Complete trials, those which none beats in both, the winner, and the teacher."""
+    timed = [row for row in _in(rows, "complete") if _latency(row) is not None]
+    teacher = _teacher_point(summary)
+    shown = [row.accuracy for row in timed if row.accuracy is not None]
+    low, high = span([*shown, *([teacher[1]] if teacher else [])])
+    figure = _figure("latency of the student, ms", _ACCURACY, (low, high))
+    add_points(figure, timed, _latency, low, "complete", COMPLETE, "circle")
+    front = undominated(timed)
+    figure.add_scatter(
+        x=[_latency(row) for row in front],
+        y=[_rounded(row.accuracy) for row in front],
+        mode="lines",
+        name="Pareto front",
+        line={"color": COMPLETE, "width": 2, "shape": "hv"},
+        hoverinfo="skip",
+    )
+    _add_best(figure, summary, timed, _latency)
+    if teacher:
+        _add_teacher(figure, teacher)
+    figure.update_xaxes(rangemode="tozero")
+    return figure
+
+
+def against(
+    summary: Mapping[str, Any], rows: Sequence[Row], question: Mapping[str, Any], name: str
+) -> go.Figure:
+    """Accuracy against one parameter of the space, with the paper's choice of it."""
+    figure = _figure(label(name), _ACCURACY, (0, 1))
+    _add_slice(figure, summary, rows, question, name, "")
+    return figure
+
+
+def against_both(
+    summary: Mapping[str, Any], rows: Sequence[Row], question: Mapping[str, Any]
+) -> go.Figure:
+    """The same of KD weight and overlay probability, side by side."""
+    figure = _figure(label("kd_weight"), _ACCURACY, (0, 1))
+    right = {"title": {"text": label("overlay_probability")}, "anchor": "y2", "domain": [0.54, 1]}
+    figure.update_layout(
+        xaxis={"domain": [0, 0.46]},
+        xaxis2=_axis() | right,
+        yaxis2=_axis() | {"anchor": "x2", "tickformat": ".1%", "matches": "y"},
+    )
+    _add_slice(figure, summary, rows, question, "kd_weight", "")
+    _add_slice(figure, summary, rows, question, "overlay_probability", "2", legend=False)
+    return figure
+
+
+def epochs_saved(rows: Sequence[Row], question: Mapping[str, Any]) -> go.Figure:
+    """Epochs trained until each trial, beside those that it would have been without pruning."""
+    numbers = [row.number for row in rows]
+    planned = question["trial"]["epochs"]
+    trained = list(accumulate(row.epochs for row in rows))
+    whole = [planned * count for count in range(1, len(rows) + 1)]
+    figure = _figure("trial", "epochs in all", None)
+    figure.add_scatter(
+        x=numbers,
+        y=trained,
+        name="trained",
+        mode="lines",
+        line={"color": COMPLETE, "width": 2.5, "shape": "hv"},
+        hovertemplate="up to trial %{x}: %{y:,} epochs<extra></extra>",
+    )
+    figure.add_scatter(
+        x=numbers,
+        y=whole,
+        name="without pruning",
+        mode="lines",
+        line={"color": MUTED, "width": 2, "dash": "dash", "shape": "hv"},
+        fill="tonexty",
+        fillcolor="rgba(140,150,165,0.16)",
+        hovertemplate="without pruning: %{y:,}<extra></extra>",
+    )
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+# --- what they are made of
+
+
+def undominated(rows: Iterable[Row]) -> list[Row]:
+    """Those which no other beats in accuracy and latency both, the fastest first."""
+    known = [
+        (_latency(row), -row.accuracy, row.number, row)
+        for row in rows
+        if row.accuracy is not None and _latency(row) is not None
+    ]
+    front: list[Row] = []
+    best = math.inf
+    for _, loss, _, row in sorted(known, key=lambda each: each[:3]):
+        if loss < best:
+            front.append(row)
+            best = loss
+    return front
+
+
+def span(shown: Sequence[float]) -> tuple[float, float]:
+    """Where an axis of accuracies begins and ends: at most of them, not at the few worst."""
+    if not shown:
+        return 0.0, 1.0
+    ordered = sorted(shown)
+    low, high = ordered[len(ordered) // 8], ordered[-1]
+    room = max(high - low, 0.01)
+    return max(0.0, min(low - 0.6 * room, high - 0.02)), min(1.02, high + 0.25 * room)
+
+
+def add_points(
+    figure: go.Figure,
+    rows: Iterable[Row],
+    x: Callable[[Row], Any],
+    low: float,
+    name: str,
+    colour: str,
+    symbol: str,
+    **more: Any,
+) -> None:
+    """Add trials as points; those below the axis stand on it, as triangles that point down."""
+    placed = [(x(row), row) for row in rows if row.accuracy is not None]
+    known = [(where, row) for where, row in placed if where is not None]
+    inside = [each for each in known if (each[1].accuracy or 0) >= low]
+    below = [each for each in known if (each[1].accuracy or 0) < low]
+    for part, form, said in ((inside, symbol, name), (below, "triangle-down", f"{name}, lower")):
+        if not part:
+            continue
+        figure.add_scatter(
+            x=[_rounded(where) for where, _ in part],
+            y=[_rounded(max(row.accuracy or 0.0, low)) for _, row in part],
+            customdata=[[row.number, _rounded(row.accuracy)] for _, row in part],
+            mode="markers",
+            name=said,
+            cliponaxis=False,
+            marker={"color": colour, "symbol": form, "size": 7, "opacity": 0.75},
+            hovertemplate="trial %{customdata[0]}: %{customdata[1]:.2%}<br>at %{x}<extra></extra>",
+            **more,
+        )
+
+
+def _add_slice(
+    figure: go.Figure,
+    summary: Mapping[str, Any],
+    rows: Sequence[Row],
+    question: Mapping[str, Any],
+    name: str,
+    axis: str,
+    legend: bool = True,
+) -> None:
+    """Trials over one parameter, on the axes x<axis> and y<axis> of a figure."""
+    on: dict[str, Any] = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": legend}
+
+    def value(row: Row) -> Any:
+        return _plain(row.parameters.get(name))
+
+    known = [row for row in rows if value(row) is not None]
+    complete, pruned = _in(known, "complete"), _in(known, "pruned")
+    shown = [row.accuracy for row in complete or pruned if row.accuracy is not None]
+    low, high = span(shown)
+    add_points(figure, pruned, value, low, "pruned", PRUNED, "x-thin-open", **on)
+    add_points(figure, complete, value, low, "complete", COMPLETE, "circle", **on)
+    _add_best(figure, summary, known, value, **on)
+    theirs = paper.CHOICE.get(name)
+    if theirs is not None and known:
+        figure.add_scatter(
+            x=[theirs, theirs],
+            y=[low, high],
+            mode="lines",
+            name="the paper's choice",
+            line={"color": PAPER, "width": 2, "dash": "dot"},
+            hovertemplate=f"the paper's choice: {theirs:g}<extra></extra>",
+            **on,
+        )
+    span_of = (question["search"].get("space") or {}).get(name) or {}
+    kind = {"type": "log"} if span_of.get("log") else {}
+    if any(isinstance(value(row), str) for row in known):
+        kind = {"type": "category"}
+    figure.update_layout(
+        {f"xaxis{axis}": kind, f"yaxis{axis}": {"range": [low, high], "tickformat": ".1%"}}
+    )
+    if not known:
+        _note(figure, f"{label(name)} is not searched, or no trial has shown anything yet", axis)
+
+
+def _add_best(
+    figure: go.Figure,
+    summary: Mapping[str, Any],
+    rows: Iterable[Row],
+    x: Callable[[Row], Any],
+    **more: Any,
+) -> None:
+    best = summary.get("best")
+    winner = [row for row in rows if best is not None and row.number == best["number"]]
+    for row in winner:
+        figure.add_scatter(
+            x=[_rounded(x(row))],
+            y=[_rounded(row.accuracy)],
+            mode="markers",
+            name=f"best (trial {row.number})",
+            cliponaxis=False,
+            marker={
+                "color": BEST,
+                "symbol": "star",
+                "size": 14,
+                "line": {"color": "#ffffff", "width": 1},
+            },
+            hovertemplate=f"best, trial {row.number}: %{{y:.2%}}<br>at %{{x}}<extra></extra>",
+            **more,
+        )
+
+
+def _add_teacher(figure: go.Figure, point: Point) -> None:
+    figure.add_scatter(
+        x=[_rounded(point[0])],
+        y=[_rounded(point[1])],
+        mode="markers",
+        name="teacher",
+        cliponaxis=False,
+        marker={"color": TEACHER, "symbol": "diamond", "size": 13},
+        hovertemplate="teacher: %{y:.2%}<br>in %{x} ms<extra></extra>",
+    )
+
+
+def _teacher_point(summary: Mapping[str, Any]) -> Point | None:
+    teacher = summary["teacher"]
+    timed = teacher["latency"].get("onnxruntime")
+    known = timed is not None and teacher["accuracy"] is not None
+    return (timed["median_ms"], teacher["accuracy"]) if known else None
+
+
+def _in(rows: Iterable[Row], state: str) -> list[Row]:
+    return [row for row in rows if row.state == state]
+
+
+def _latency(row: Row) -> Any:
+    return row.attributes.get("latency_ms")
+
+
+def _plain(value: Any) -> Any:
+    """A value as an axis can show it; None of a choice is one more word."""
+    return (
+        value if isinstance(value, int | float | str | None) and value is not True else str(value)
+    )
+
+
+def _rounded(value: Any) -> Any:
+    """Five significant digits: more cannot be seen, and every point is written in JSON."""
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+# --- how they look
+
+
+def _axis() -> dict[str, Any]:
+    line = {"gridcolor": "rgba(128,134,145,0.22)", "linecolor": "rgba(128,134,145,0.6)"}
+    return {**line, "zeroline": False, "showline": True, "ticks": "outside", "automargin": True}
+
+
+def _figure(x: str, y: str, accuracies: tuple[float, float] | None) -> go.Figure:
+    """An empty figure with these axes; of a share of 1 with its range."""
+    shares = {} if accuracies is None else {"range": list(accuracies), "tickformat": ".1%"}
+    figure = go.Figure()
+    figure.update_layout(
+        template=None,
+        margin={"l": 56, "r": 16, "t": 36, "b": 48},
+        xaxis=_axis() | {"title": {"text": x}},
+        yaxis=_axis() | {"title": {"text": y}} | shares,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hovermode="closest",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    return figure
+
+
+def _note(figure: go.Figure, text: str, axis: str = "") -> None:
+    """Say in the middle of an empty figure why it is empty."""
+    figure.add_annotation(
+        text=text,
+        x=0.5,
+        y=0.5,
+        xref=f"x{axis} domain",
+        yref=f"y{axis} domain",
+        showarrow=False,
+        font={"color": TEACHER},
+    )
