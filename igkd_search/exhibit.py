@@ -4,7 +4,6 @@ Nothing of it is stored, so note and plots are never behind the search, cost the
 and are there where one may only read. A note that a person wrote is stored and goes before ours.
 """
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import optuna
+import plotly.graph_objects as go
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages._cached_storage import _CachedStorage
@@ -20,15 +20,15 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import charts, database, patience, registry, results, schema, study_note
-from igkd_search.errors import IgkdError, StorageLost
-
-log = logging.getLogger(__name__)
+from igkd_search import charts, database, patience, results, schema, study_note
+from igkd_search.errors import StorageLost
 
 T = TypeVar("T")
 _NOTE_VERSION = "dashboard:note_ver"
 _NOTE = "dashboard:note_str:"
 _PLOT = "dashboard:plot_data:"
+_METRICS = "study:metric_names"
+_OBJECTIVES = {"accuracy": "validation accuracy", "latency_ms": "latency (ms)"}
 _PART = 2045
 """Characters of a part, as optuna-dashboard cuts notes and plots; their number is free."""
 
@@ -147,10 +147,10 @@ class Exhibit(_CachedStorage):
             if made is None or (made.record, made.states) != (record, states):
                 made = _Made(record, states, self._make(record))
                 self._made[study._study_id] = made
-        own = [part for key, part in study.system_attrs.items() if key.startswith(_NOTE)]
-        if any(own):
-            return {key: part for key, part in made.attributes.items() if key.startswith(_PLOT)}
-        for key in [key for key in study.system_attrs if key.startswith(_NOTE)]:
+        own = [key for key in study.system_attrs if key.startswith(_NOTE)]
+        if any(study.system_attrs[key] for key in own):
+            return {key: each for key, each in made.attributes.items() if not _is_note(key)}
+        for key in own:  # the empty parts of a note that was emptied
             del study.system_attrs[key]
         return made.attributes
 
@@ -159,19 +159,30 @@ class Exhibit(_CachedStorage):
         name = record.name
         study = optuna.load_study(study_name=name, storage=self)
         summary = results.summary(self._base, name, study)
-        # so that a person's first note has the version after it
-        attributes: dict[str, Any] = {_NOTE_VERSION: 0}
+        objectives = record.question["search"]["objectives"]
+        attributes: dict[str, Any] = {
+            _METRICS: [_OBJECTIVES.get(each, each) for each in objectives],
+            _NOTE_VERSION: 0,  # so that a person's first note has the version after it
+        }
         attributes |= _parts(_NOTE, study_note.markdown(summary, record))
-        try:
-            question = registry.stored(self._base, name)[1]
-        except IgkdError as error:
-            # who looks need not have installed the architectures that a study names
-            log.warning("no plots of study %s: %s", name, error)
-            return attributes
-        figures = charts.for_dashboard(summary, results.rows(study), question)
+        figures = charts.for_dashboard(summary, results.rows(study), record.question)
         for title, figure in figures.items():
-            attributes |= _parts(f"{_PLOT}{title}:", figure.to_json())
+            attributes |= _parts(f"{_PLOT}{title}:", _titled(figure, title).to_json())
         return attributes
+
+
+def _is_note(key: str) -> bool:
+    return key == _NOTE_VERSION or key.startswith(_NOTE)
+
+
+def _titled(figure: go.Figure, title: str) -> go.Figure:
+    """The figure under its title, which optuna-dashboard does not show by itself."""
+    figure.update_layout(
+        title={"text": title.replace("-", " "), "x": 0, "xref": "paper", "font": {"size": 17}},
+        margin={"t": 56},
+        legend={"y": -0.22, "yanchor": "top"},
+    )
+    return figure
 
 
 def _parts(prefix: str, text: str) -> dict[str, str]:

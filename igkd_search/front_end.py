@@ -1,4 +1,4 @@
-"""optuna-dashboard's page below a path: its files name addresses from the root, so they are changed.
+"""optuna-dashboard's page below a path: its addresses begin at the root, so they are changed.
 
 The front end is one page and one script, both built for the root of a host; the server tells the
 script a base path for artifacts only. The few places where the script writes addresses are
@@ -104,11 +104,12 @@ class Below:
 
     def _script(self, environment: Environment, start: Start) -> Iterable[bytes]:
         tag = f'"{self._files.digest[:32]}"'
-        headers = [("Content-Type", "text/javascript; charset=utf-8"), ("ETag", tag)]
+        headers = [("ETag", tag), ("Vary", "Accept-Encoding")]
         if environment.get("HTTP_IF_NONE_MATCH") == tag:
             start("304 Not Modified", headers)
             return []
-        body, headers = self._files.script, [*headers, ("Vary", "Accept-Encoding")]
+        body = self._files.script
+        headers.append(("Content-Type", "text/javascript; charset=utf-8"))
         if "gzip" in str(environment.get("HTTP_ACCEPT_ENCODING", "")):
             headers.append(("Content-Encoding", "gzip"))
         else:

@@ -148,7 +148,7 @@ class Gate:
             return _page(request, start, 200, "")
         if request.method != "POST":
             return _refuse(
-                request, start, 405, "this path takes GET and POST", ("Allow", "GET, POST")
+                request, start, 405, "this path takes GET and POST", ("Allow", "GET, HEAD, POST")
             )
         form = _form(request.environment)
         if form is None:

@@ -75,10 +75,10 @@ def _cost(summary: Mapping[str, Any]) -> str:
     teacher, student = summary["teacher"], summary["student"] or {}
     rows = [("validation accuracy", *_pair(teacher, student, "accuracy", "{:.1%}"), "")]
     for engine, label in _ENGINES.items():
-        medians = [(side.get("latency") or {}).get(engine, {}) for side in (teacher, student)]
-        rows.append(_ratio(f"latency, {label} (ms)", *medians, "median_ms", "{:.3g}"))
-    rows.append(_ratio("parameters", teacher, student, "parameters", "{:,}"))
-    rows.append(_ratio("multiply-accumulates", teacher, student, "macs", "{:,}"))
+        theirs, ours = ((side.get("latency") or {}).get(engine, {}) for side in (teacher, student))
+        rows.append(_ratio(f"latency, {label} (ms)", theirs, ours, "median_ms", "{:.3g}"))
+    rows.append(_ratio("parameters", teacher, student, "parameters", "M"))
+    rows.append(_ratio("MACs", teacher, student, "macs", "M"))
     known = [row for row in rows if any(row[1:])]
     return _table(("", "teacher", "best student", "ratio"), known) if known else ""
 
@@ -87,8 +87,13 @@ def _pair(
     teacher: Mapping[str, Any], student: Mapping[str, Any], key: str, form: str
 ) -> tuple[str, str]:
     values = (teacher.get(key), student.get(key))
-    first, second = ("" if value is None else form.format(value) for value in values)
+    first, second = ("" if value is None else _formed(value, form) for value in values)
     return first, second
+
+
+def _formed(value: float, form: str) -> str:
+    """Large counts in millions, or a narrow screen cannot hold teacher and student."""
+    return f"{value / 1e6:.2f} M" if form == "M" else form.format(value)
 
 
 def _ratio(
@@ -114,13 +119,8 @@ def _question(summary: Mapping[str, Any], record: database.StudyRow) -> Iterable
     control = "" if overlays["control"] == "none" else f", control {code(overlays['control'])}"
     yield "overlays", f"Integrated Gradients, {overlays['steps']} steps{control}"
     yield "sought", _sought(search)
-    yield (
-        "how",
-        (
-            f"{record.trials} trials of {trial['epochs']} epochs, sampler {code(search['sampler'])}, "
-            f"pruner {code(search['pruner'])}, seed {search['seed']}"
-        ),
-    )
+    method = f"sampler {code(search['sampler'])}, pruner {code(search['pruner'])}"
+    yield "how", f"{record.trials} trials of {trial['epochs']} epochs, {method}"
     for name, plain in search["space"].items():
         found = spec.Range.model_validate(plain)
         yield code(name), code(f"{found}{', log' if found.log else ''}")
@@ -150,9 +150,8 @@ def _commands(name: str, summary: Mapping[str, Any]) -> str:
             (f"igkd export {name} -o best.toml", "the winner as a complete file"),
             ("igkd train best.toml -o final/", "the final student; reads the test set once"),
         ]
-    width = max(len(command) for command, _ in lines)
-    body = "\n".join(f"{command:<{width}}  # {why}" for command, why in lines)
-    return f"```sh\n{body}\n```"
+    # no block of code, which a narrow screen cannot break
+    return "\n".join(f"- {code(command)}: {why}" for command, why in lines)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -26,8 +26,9 @@ def make(file: Path) -> None:
 
     StorageError when the file is there already, or cannot be written.
     """
-    try:
+    with StorageError.when_writing(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
+    try:
         # made so, not changed to it afterwards: nobody may have opened it in between
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as stream:
