@@ -7,7 +7,7 @@ late), die creating the same tables, and exhaust Postgres' connections. All engi
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -53,6 +53,11 @@ _INSERT_STUDY = sa.text(
 _INSERT_FILE = sa.text(
     "INSERT INTO igkd_files (study_name, name, sha256, bytes)"
     " VALUES (:study, :name, :sha256, :bytes) ON CONFLICT DO NOTHING"
+)
+_REPLACE_FILE = sa.text(
+    "INSERT INTO igkd_files (study_name, name, sha256, bytes)"
+    " VALUES (:study, :name, :sha256, :bytes) ON CONFLICT (study_name, name)"
+    " DO UPDATE SET sha256 = excluded.sha256, bytes = excluded.bytes"
 )
 _INSERT_PART = sa.text(
     "INSERT INTO igkd_file_parts (sha256, part, content)"
@@ -178,17 +183,18 @@ class Database:
 
         The study need not be there yet.
         """
-        digest = hashlib.sha256(content).hexdigest()
-        row = {"study": study, "name": name, "sha256": digest, "bytes": len(content)}
         with self.transaction() as connection:
             # on Postgres this waits for another that keeps the same name, then does nothing
-            if connection.execute(_INSERT_FILE, row).rowcount == 1:
-                for part, start in enumerate(range(0, len(content), PART_BYTES)):
-                    piece = content[start : start + PART_BYTES]
-                    values = {"sha256": digest, "part": part, "content": piece}
-                    connection.execute(_INSERT_PART, values)
+            _keep(connection, _INSERT_FILE, study, name, content)
             mine = (files.c.study_name == study) & (files.c.name == name)
             return str(connection.scalar(sa.select(files.c.sha256).where(mine)))
+
+    @patient
+    def replace_files(self, study: str, contents: Mapping[str, bytes]) -> None:
+        """Keep files of a study, in one transaction and in place of those of the same names."""
+        with self.transaction() as connection:
+            for name, content in sorted(contents.items()):
+                _keep(connection, _REPLACE_FILE, study, name, content)
 
     @patient
     def read_file(self, study: str, name: str) -> bytes | None:
@@ -296,6 +302,19 @@ def connect_if_there(url: str) -> Database | None:
 
 class _NoDatabase(StorageError):
     """Nothing is wrong with the place, but no search has begun there."""
+
+
+def _keep(
+    connection: sa.Connection, statement: sa.TextClause, study: str, name: str, content: bytes
+) -> None:
+    """Name a file by this statement, and write its content where that has named anything."""
+    digest = hashlib.sha256(content).hexdigest()
+    row = {"study": study, "name": name, "sha256": digest, "bytes": len(content)}
+    if connection.execute(statement, row).rowcount != 1:
+        return
+    for part, start in enumerate(range(0, len(content), PART_BYTES)):
+        piece = content[start : start + PART_BYTES]
+        connection.execute(_INSERT_PART, {"sha256": digest, "part": part, "content": piece})
 
 
 def forget_unnamed(connection: sa.Connection) -> None:

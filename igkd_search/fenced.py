@@ -76,15 +76,17 @@ class FencedStorage(RDBStorage):
         finally:
             self._local.guard = before
 
-    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
-        """Set them all in one transaction, where Optuna would take one for each."""
+    def set_trial_attrs(
+        self, trial_id: int, user: Mapping[str, Any], system: Mapping[str, Any] | None = None
+    ) -> None:
+        """Set all user and system attributes in one transaction; Optuna would take one for each."""
+        kinds = ((models.TrialUserAttributeModel, user), (models.TrialSystemAttributeModel, system))
 
         def write() -> None:
             with self.scoped_session() as session, session.begin():
-                for name, value in attributes.items():
-                    self._set_trial_attr_without_commit(
-                        session, models.TrialUserAttributeModel, trial_id, name, value
-                    )
+                for kind, attributes in kinds:
+                    for name, value in (attributes or {}).items():
+                        self._set_trial_attr_without_commit(session, kind, trial_id, name, value)
 
         self._repeated(write, writes=True)
 

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from igkd_search import vault
@@ -115,6 +116,21 @@ def _write(figure: Figure, left: float, top: float, text: str, **style: Any) -> 
     across, down = figure.get_size_inches()
     # a class may be named $5: that is no formula
     figure.text(left / across, 1 - top / down, text, parse_math=False, **style)
+
+
+def png(figure: Figure, dpi: int = 100) -> bytes:
+    """A figure as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    return content.getvalue()
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty white figure of so many inches, drawn by nobody's window system."""
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(width, height), facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:

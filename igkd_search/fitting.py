@@ -100,6 +100,11 @@ def fit(
     model.load_state_dict(state.validated.state_dict())
 
 
+def generator_of(device: torch.device, seed: int) -> torch.Generator:
+    """What the first epoch of a run draws all chance from but a network's own dropout."""
+    return torch.Generator(device).manual_seed(seed)
+
+
 def batches_of(recipe: spec.Recipe, rows: int) -> tuple[int, int]:
     """(rows of a batch, batches of an epoch): all alike, and at least one."""
     size = min(recipe.batch_size, rows)
@@ -181,7 +186,7 @@ class _State:
     ) -> None:
         # dropout draws from torch's global generator, all else from ours
         torch.manual_seed(seed)
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator = generator_of(device, seed)
         self.device = device
         self.recipe = recipe
         self.model = devices.place(model, device)

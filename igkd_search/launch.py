@@ -22,6 +22,7 @@ from igkd_search import (
     keeper,
     materials,
     outcomes,
+    pictures,
     registry,
     searches,
     slots,
@@ -163,6 +164,9 @@ def hire(
     def attributes(config: spec.TrialConfig) -> Mapping[str, outcomes.Attribute]:
         return {**told(config), "step": stock.steps.kind}
 
+    def show(config: spec.TrialConfig, seed: int) -> bytes:
+        return pictures.seen(config, stock, seed, study.overlays.control)
+
     return worker.Worker(
         study,
         base,
@@ -173,6 +177,7 @@ def hire(
         drain=drain,
         machine=_machine(chosen),
         stops=stops,
+        show=show,
     )
 
 

@@ -71,11 +71,8 @@ class Key(NamedTuple):
         return f"{self.architecture.name}, batch {self.batch_size}"
 
 
-def learn(model: nn.Module, lesson: Lesson, knobs: Knobs, cutout: int) -> Tensor:
-    """The loss of a step: overlay, normalise, cut out `cutout` pixels a side, answer, compare.
-
-    Pure but for the model's own statistics and dropout. Only what is in a Key changes its graph.
-    """
+def see(lesson: Lesson, knobs: Knobs, cutout: int) -> Tensor:
+    """What the student is shown, normalised (B, C, H, W): views, overlaid and cut out by chance."""
     overlaid = augment.overlay(
         lesson.images,
         lesson.maps,
@@ -85,9 +82,15 @@ def learn(model: nn.Module, lesson: Lesson, knobs: Knobs, cutout: int) -> Tensor
         exponent_max=knobs.overlay_exponent_max,
     )
     seen = augment.normalise(overlaid, lesson.mean, lesson.sd)
-    if cutout:
-        seen = augment.cut_out(seen, lesson.chance[2:], cutout)
-    logits, attention = _answer(model, seen, lesson.watched)
+    return augment.cut_out(seen, lesson.chance[2:], cutout) if cutout else seen
+
+
+def learn(model: nn.Module, lesson: Lesson, knobs: Knobs, cutout: int) -> Tensor:
+    """The loss of a step: overlay, normalise, cut out `cutout` pixels a side, answer, compare.
+
+    Pure but for the model's own statistics and dropout. Only what is in a Key changes its graph.
+    """
+    logits, attention = _answer(model, see(lesson, knobs, cutout), lesson.watched)
     loss = losses.distillation_loss(
         logits,
         # without soft targets their term is multiplied by zero

@@ -1,22 +1,29 @@
 """How trials end: what Optuna is told, what is kept of it, and the line in the log."""
 
-import hashlib
-import json
 import logging
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import evaluation, fitting
+from igkd_search import documents, evaluation, fitting
 from igkd_search.errors import TrialError
 
 log = logging.getLogger(__name__)
 
 Attribute = float | int | str
+_CURVES = (
+    "epoch",
+    "loss",
+    "accuracy",
+    "validation_loss",
+    "raw_accuracy",
+    "raw_validation_loss",
+    "learning_rate",
+)
 
 
 @dataclass(frozen=True)
@@ -26,17 +33,26 @@ class End:
     state: TrialState
     values: list[float] | None
     attributes: Mapping[str, Attribute]
-    confusion: evaluation.Confusion | None = None
+    kept: Mapping[str, bytes] = field(default_factory=dict)
+    """What is kept to be looked at, by its kind (artifacts.KINDS)."""
 
     @classmethod
-    def of_failure(cls, error: Exception, described: Mapping[str, Attribute]) -> Self:
-        """A trial that failed by its own fault: a cause of errors.Cause, or a bug."""
+    def of_failure(
+        cls,
+        error: Exception,
+        described: Mapping[str, Attribute],
+        records: Sequence[fitting.EpochRecord] = (),
+    ) -> Self:
+        """A trial that failed by its own fault, after these epochs: a cause of errors.Cause, or a
+        bug.
+        """
         if isinstance(error, TrialError):
             found: dict[str, Attribute] = {"cause": error.cause, "reason": str(error)}
         else:
             text = "".join(traceback.format_exception(error))
             found = {"cause": "bug", "reason": repr(error), "traceback": text}
-        return cls(TrialState.FAIL, None, {**described, **found})
+        kept = {"learning_curves": curves(records)} if records else {}
+        return cls(TrialState.FAIL, None, {**described, **found}, kept)
 
     @property
     def outcome(self) -> str:
@@ -66,16 +82,23 @@ def figures(record: fitting.EpochRecord) -> dict[str, Attribute]:
     }
 
 
-def confusion_file(trial: int, confusion: evaluation.Confusion) -> tuple[str, bytes]:
-    """The name and content of the file that keeps a trial's matrix.
+def kept(records: Sequence[fitting.EpochRecord]) -> dict[str, bytes]:
+    """What is kept of these epochs of a trial to be looked at, by its kind; {} of none."""
+    found = {"learning_curves": curves(records)} if records else {}
+    if records and records[-1].confusion is not None:
+        found["confusion_matrix"] = matrix(records[-1].confusion)
+    return found
 
-    The name says what is in it, so that what a crashed attempt has kept is never taken for
-    another's.
-    """
-    found = {"confusion": confusion, "class_accuracy": evaluation.class_accuracy(confusion)}
-    content = json.dumps(found, separators=(",", ":")).encode()
-    digest = hashlib.sha256(content).hexdigest()
-    return f"trial-{trial:05d}/confusion-{digest[:12]}.json", content
+
+def curves(records: Sequence[fitting.EpochRecord]) -> bytes:
+    """What is kept of the epochs of a trial, a list a figure."""
+    return documents.dump({name: [getattr(each, name) for each in records] for name in _CURVES})
+
+
+def matrix(confusion: evaluation.Confusion) -> bytes:
+    """What is kept of the answers of a trial: counts, and the share of each class that is right."""
+    shares = evaluation.class_accuracy(confusion)
+    return documents.dump({"confusion": confusion, "class_accuracy": shares})
 
 
 def log_end(trial: optuna.Trial, end: End) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import sqlalchemy as sa
 
-from igkd_search import database, registry, workers
+from igkd_search import artifacts, database, registry, workers
 from igkd_search import files as files_
 from igkd_search.errors import StorageError
 from igkd_search.identities import this_process
@@ -27,7 +27,6 @@ _TABLES = {
     "workers in the register": register,
     "rows of the search": searches,
 }
-_ARTIFACT = "artifacts:"  # how the attributes begin by which Optuna names artifacts
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,8 @@ def _artifacts(base: database.Database, name: str) -> list[str]:
         number = base.storage.get_study_id_from_name(name)
         attributes = [base.storage.get_study_system_attrs(number)]
         attributes += [trial.system_attrs for trial in _trials(base, name)]
-        keys = [key for each in attributes for key in each if key.startswith(_ARTIFACT)]
-        names = [key.removeprefix(_ARTIFACT) for key in keys]
+        keys = [key for each in attributes for key in each if key.startswith(artifacts.PREFIX)]
+        names = [key.removeprefix(artifacts.PREFIX) for key in keys]
         # it comes from the database, and must not lead out of the folder
         return [name for name in names if name and name == Path(name).name and name != ".."]
     return []

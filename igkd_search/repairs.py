@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import births, database, outcomes, registry, results, slots, workers
+from igkd_search import artifacts, births, database, outcomes, registry, results, slots, workers
 from igkd_search.identities import this_process
 from igkd_search.schema import file_parts, files, queue
 from igkd_search.schema import slots as slot_table
@@ -228,8 +228,11 @@ def _folders(view: _View, home: Path) -> Iterator[Finding]:
 
 
 def _unnamed_files(view: _View) -> Iterator[Finding]:
-    """Matrices of attempts that died, and content that no file names any more."""
+    """What attempts that died have kept, and content that no file names any more."""
     named = {trial.user_attrs.get("confusion_file") for trial in view.trials}
+    named |= {
+        name for each in view.trials for name in artifacts.named(each.system_attrs, each.number)
+    }
     open_ = {trial.number for trial in view.trials if not trial.state.is_finished()}
     for name in view.base.file_digests(view.name):
         number = name.partition("/")[0].removeprefix(_TRIAL)

@@ -3,7 +3,6 @@
 Reads the database alone, no torch and no materials, so a finished study is shown in a second.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import database, searches, slots
+from igkd_search import database, documents, searches, slots
 from igkd_search.errors import StorageError
 
 
@@ -114,7 +113,7 @@ def classes(base: database.Database, name: str, row: Row) -> dict[str, Any]:
     content = None if file is None else base.read_file(name, file)
     if content is None:
         return {"class_accuracy": None, "confusion": None}
-    found, record = json.loads(content), base.read_study(name)
+    found, record = documents.load(content), base.read_study(name)
     assert record is not None
     names = record.facts.get("class_names", [])
     # those of a study that began before are its labels

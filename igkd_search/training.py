@@ -184,11 +184,11 @@ class Distillation:
         size, _ = fitting.batches_of(self._config, self.rows)
         generator = torch.Generator(self._feed.rows.device).manual_seed(0)
         batch = next(self.epoch(1, size, generator))
-        return self._lesson(batch), self._knobs_for(compiled), self._config.cutout
+        return self.lesson(batch), self._knobs_for(compiled), self._config.cutout
 
     def loss(self, model: nn.Module, batch: batches.Batch) -> Tensor:
         """The distillation loss of a batch, and that of attention where it has a weight."""
-        return self.learn(model, self._lesson(batch), self._knobs, self._config.cutout)
+        return self.learn(model, self.lesson(batch), self._knobs, self._config.cutout)
 
     def validate(self, model: nn.Module) -> evaluation.Scores:
         """The scores on the validation rows, which are never augmented or overlaid."""
@@ -200,7 +200,7 @@ class Distillation:
         knobs = lessons.Knobs.of(self._config)
         return knobs.on(self._stock.labels.device) if compiled else knobs
 
-    def _lesson(self, batch: batches.Batch) -> lessons.Lesson:
+    def lesson(self, batch: batches.Batch) -> lessons.Lesson:
         """Everything that is looked up or asked of the live teacher before the student answers."""
         reader = self._stock.reader
         images, maps = reader.unit(batch.rows, batch.views, batch.pixels)
@@ -233,6 +233,16 @@ class Distillation:
     def _plain(self, images: Tensor) -> Tensor:
         # the teacher sees the view without overlay, as in the paper
         return augment.normalise(images, self._stock.reader.mean, self._stock.reader.sd)
+
+
+def first_lesson(config: spec.TrialConfig, stock: Stock, seed: int) -> lessons.Lesson:
+    """What the first step of a trial learns from, without the teacher's part; drawn anew."""
+    # no teacher is asked, and nothing of this changes what is drawn
+    plain = config.model_copy(update={"kd_weight": 0.0, "attention_weight": 0.0})
+    task = Distillation(plain, stock, seed)
+    size, _ = fitting.batches_of(plain, task.rows)
+    generator = fitting.generator_of(stock.labels.device, seed)
+    return task.lesson(next(task.epoch(1, size, generator)))
 
 
 def build(config: spec.TrialConfig, stock: Stock, seed: int) -> nn.Module:

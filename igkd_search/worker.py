@@ -17,12 +17,12 @@ import optuna
 from optuna.trial import TrialState
 
 from igkd_search import (
+    artifacts,
     births,
     checkpoints,
     console,
     database,
     draining,
-    evaluation,
     fitting,
     outcomes,
     owing,
@@ -51,6 +51,8 @@ Describe = Callable[[spec.TrialConfig], Mapping[str, outcomes.Attribute]]
 """configuration -> the plain attributes that its trial carries (latency, parameters, ...).
 
 Asked when the trial has been trained, so that it may say how."""
+Show = Callable[[spec.TrialConfig, int], bytes]
+"""(configuration, seed) -> the document of what the student saw, to be kept with the trial."""
 POINTS = (
     "claimed",
     "enqueued",
@@ -89,14 +91,17 @@ class Worker:
         drain: draining.Drain | None = None,
         machine: workers.Machine | None = None,
         stops: int | None = None,
+        show: Show | None = None,
         reached: Callable[[str], None] = lambda point: None,
     ) -> None:
         self.study = study
         record = base.read_study(study.name)
         assert record is not None, "a worker needs a registered study"
+        self.record = record
         self.checkpoints = checkpoints / registry.checkpoints_of(record)
         self.train = train
         self.describe = describe
+        self.show = show
         self.base = base
         self.storage = base.storage
         self.slots = table or slots.Slots(base, study.name)
@@ -225,8 +230,7 @@ class Worker:
 
     def _finish(self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None) -> None:
         end = self._end_of(claim, trial, stage)
-        kept = self._keep_confusion(claim, trial, end.confusion)
-        self.storage.set_trial_user_attrs(trial._trial_id, {**end.attributes, **kept})
+        self._keep(claim, trial, end)
         if "latency_ms" in end.attributes:  # not of a trial that failed before it was anything
             for name, excess in space.constraints(self.study, end.attributes).items():
                 trial.set_constraint(name, excess)
@@ -240,43 +244,57 @@ class Worker:
         outcomes.log_end(trial, end)
         self.reached("finished")
 
-    def _keep_confusion(
-        self, claim: slots.Claim, trial: optuna.Trial, confusion: evaluation.Confusion | None
-    ) -> dict[str, outcomes.Attribute]:
-        """Keep the matrix with the study's files; the attribute that names the file.
+    def _keep(self, claim: slots.Claim, trial: optuna.Trial, end: outcomes.End) -> None:
+        """Keep what a trial has shown: figures as attributes, what is looked at as files.
 
-        It is no attribute itself, for Optuna reads those of all trials again and again.
+        Those are no attributes, for Optuna reads the attributes of all trials again and again.
         """
-        if confusion is None:
-            return {}
-        name, content = outcomes.confusion_file(trial.number, confusion)
-        self.slots.renew(claim)
-        self.base.keep_file(self.study.name, name, content)
-        return {"confusion_file": name}
+        contents, system = artifacts.kept(self.record, trial.number, end.kept)
+        if contents:
+            self.slots.renew(claim)
+            self.base.replace_files(self.study.name, contents)
+        named = {name.partition("/")[2].partition("-")[0]: name for name in contents}
+        user = dict(end.attributes)
+        if "confusion_matrix" in named:
+            user["confusion_file"] = named["confusion_matrix"]
+        self.storage.set_trial_attrs(trial._trial_id, user, system)
 
     def _end_of(
         self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None
     ) -> outcomes.End:
         """Train, and say how it ended. What is not the trial's own fault is raised."""
         described: Mapping[str, outcomes.Attribute] = {}
+        records = list[fitting.EpochRecord]()
         try:
             self._check_attempts(claim, trial)
             config = births.configure(trial, self.study, claim)
             self.reached("asked")
             described = self.describe(config)
-            state, record = self._train(claim, trial, config, stage)
+            state = self._train(claim, trial, config, stage, records)
             described = self.describe(config)  # again, for it says how the training went
         except TrialError as error:
-            return outcomes.End.of_failure(error, described)
+            return outcomes.End.of_failure(error, described, records)
         except (IgkdError, optuna.exceptions.OptunaError):
             raise
         except Exception as error:  # a bug costs its trial, not the search
             log.exception("trial %d failed by a bug", trial.number)
-            return outcomes.End.of_failure(error, described)
+            return outcomes.End.of_failure(error, described, records)
+        record = records[-1]
         attributes = {**described, **outcomes.figures(record)}
         complete = state is TrialState.COMPLETE
         values = space.values(self.study, record.accuracy, attributes) if complete else None
-        return outcomes.End(state, values, attributes, record.confusion)
+        kept = outcomes.kept(records) | self._shown(trial, config)
+        return outcomes.End(state, values, attributes, kept)
+
+    def _shown(self, trial: optuna.Trial, config: spec.TrialConfig) -> dict[str, bytes]:
+        """What the student saw; a picture that cannot be made costs no trained trial."""
+        if self.show is None:
+            return {}
+        try:
+            return {"overlays": self.show(config, trial.user_attrs["seed"])}
+        except Exception:
+            log.exception("trial %d is kept without a picture of its overlays", trial.number)
+            return {}
 
     def _check_attempts(self, claim: slots.Claim, trial: optuna.Trial) -> None:
         """TrialError `lost` when the trial has taken too many workers with it."""
@@ -297,8 +315,9 @@ class Worker:
         trial: optuna.Trial,
         config: spec.TrialConfig,
         stage: console.Stage | None,
-    ) -> tuple[TrialState, fitting.EpochRecord]:
-        """Train until the last epoch or the pruner's word; report every epoch once.
+        records: list[fitting.EpochRecord],
+    ) -> TrialState:
+        """Train until the last epoch or the pruner's word, adding to `records`; report each once.
 
         A database that is away does not hold the training up: what it has not been told is owed.
         """
@@ -322,9 +341,9 @@ class Worker:
             epoch=resumed,
             epochs=config.epochs,
         )
-        record = None
         for record in self.train(config, seed, save_to, resume_from):
             self.reached("epoch")
+            records.append(record)
             owed.add(record)
             # after the last epoch it is complete, whatever the pruner would say; before, the pruner
             # was heard on earlier reports already, but perhaps not on the last one
@@ -334,14 +353,14 @@ class Worker:
             if last:
                 break
             if pruned:
-                return TrialState.PRUNED, record
+                return TrialState.PRUNED
             if self._lost.is_set():  # a study of two objectives writes nothing that would tell
                 raise LeaseLost(f"slot {claim.slot}: its lease could not be renewed")
             if self.drain.asked.is_set() and record.epoch >= resumed:
                 raise draining.Leaving(f"trial {trial.number} stays at epoch {record.epoch}")
-        assert record is not None
+        assert records, "a training yields at least one epoch"
         owed.pay()
-        return TrialState.COMPLETE, record
+        return TrialState.COMPLETE
 
     def _tell_epoch(
         self, owed: owing.Owed, record: fitting.EpochRecord, stage: console.Stage | None, ask: bool

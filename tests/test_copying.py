@@ -78,7 +78,7 @@ def test_everything_is_the_same_on_the_other_side(
     copied = copying.copy(search.base, other, "s")
     assert copied.trials == {"complete": 1, "fail": 1, "running": 1}
     assert copied.rows == {"slots": 5, "attempts": 3, "queued": 2, "searches": 1}
-    assert (copied.files, copied.study) == (2, "s")
+    assert (copied.files, copied.study) == (4, "s")
     stored = [optuna.load_study(study_name="s", storage=b.storage) for b in (search.base, other)]
     assert stored[0].get_trials() == [
         optuna.trial.FrozenTrial(**{**_plain(trial), "trial_id": mine._trial_id})
@@ -190,7 +190,7 @@ def test_an_interrupted_copy_is_begun_again(search: Search, other: database.Data
                 copying.copy(search.base, other, "s")
         assert other.study_names() == [], place
     copied = copying.copy(search.base, other, "s")
-    assert (sum(copied.trials.values()), copied.files) == (3, 2)
+    assert (sum(copied.trials.values()), copied.files) == (3, 4)
     with other.transaction() as connection:
         assert set(connection.scalars(sa.select(files.c.study_name))) == {"s"}
     assert optuna.get_all_study_names(other.storage) == ["s"]
@@ -208,10 +208,10 @@ def test_a_study_that_went_on_meanwhile_is_not_taken_for_copied(
 
     with monkeypatch.context() as patched:
         patched.setattr(database.Database, "keep_file", going_on)
-        with pytest.raises(StorageError, match=r"differ \(5 and 3 trials.*type the command again"):
+        with pytest.raises(StorageError, match=r"differ \(7 and 3 trials.*type the command again"):
             copying.copy(search.base, other, "s")
     assert other.study_names() == []
-    assert sum(copying.copy(search.base, other, "s").trials.values()) == 5
+    assert sum(copying.copy(search.base, other, "s").trials.values()) == 7
 
 
 def test_the_password_of_the_target_is_masked(search: Search, tmp_path: Path) -> None:

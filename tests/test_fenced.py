@@ -70,7 +70,7 @@ def test_no_write_of_a_late_owner_is_committed(database: Database, study: optuna
     lose(database)
     writes: dict[str, Callable[[], object]] = {
         "an epoch": lambda: trial.report(0.6, 2),
-        "attributes": lambda: database.storage.set_trial_user_attrs(trial._trial_id, {"b": 1}),
+        "attributes": lambda: database.storage.set_trial_attrs(trial._trial_id, {"b": 1}),
         "an attribute": lambda: trial.set_user_attr("a", 1),
         "a parameter": lambda: trial.suggest_float("x", 0, 1),
         "the end": lambda: study.tell(trial, 0.6),
@@ -90,7 +90,7 @@ def test_attributes_are_set_in_one_transaction(database: Database, study: optuna
     trial.set_user_attr("a", 1)
     before = slots.rows()[0].counter
     with slots.fenced(claim):
-        database.storage.set_trial_user_attrs(trial._trial_id, {"a": 2, "b": "two", "c": 0.5})
+        database.storage.set_trial_attrs(trial._trial_id, {"a": 2, "b": "two", "c": 0.5})
     assert slots.rows()[0].counter == before + 1
     assert study.trials[0].user_attrs == {"a": 2, "b": "two", "c": 0.5}
 

@@ -15,6 +15,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 FLOORS = {
     "errors": 0,
+    "documents": 0,
     "console": 0,
     "sources": 0,
     "decoding": 0,
@@ -67,6 +68,7 @@ FLOORS = {
     "space": 2,
     "feasible": 2,
     "lessons": 3,
+    "trial_figures": 3,
     "outcomes": 3,
     "owing": 3,
     "teacher": 3,
@@ -75,6 +77,7 @@ FLOORS = {
     "overlay_bank": 3,
     "materials": 4,
     "slots": 4,
+    "artifacts": 4,
     "searches": 4,
     "queued": 4,
     "warm_start": 4,
@@ -90,6 +93,7 @@ FLOORS = {
     "results": 5,
     "pace": 5,
     "keeper": 6,
+    "pictures": 6,
     "worker": 6,
     "database_health": 6,
     "charts": 6,

@@ -1,4 +1,3 @@
-import json
 import logging
 from typing import Any
 
@@ -6,9 +5,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from igkd_search import outcomes
+from igkd_search import documents, outcomes
 from igkd_search.errors import TrialError
-from tests.test_worker import confusion_of, record
+from tests.test_worker import record
 
 DESCRIBED = {"architecture": "tiny"}
 
@@ -56,12 +55,15 @@ def test_the_word_for_a_trial_that_has_finished(
     assert outcomes.of_finished(trial) == word
 
 
-def test_the_file_of_a_matrix_is_named_by_what_is_in_it() -> None:
-    name, content = outcomes.confusion_file(7, confusion_of(2))
-    assert name.startswith("trial-00007/confusion-")
-    assert json.loads(content)["confusion"] == [[2, 0, 0], [1, 2, 1], [0, 0, 0]]
-    assert outcomes.confusion_file(7, confusion_of(2)) == (name, content)
-    assert outcomes.confusion_file(7, confusion_of(3))[0] != name
+def test_of_the_epochs_curves_and_the_last_matrix_are_kept() -> None:
+    found = outcomes.kept([record(1, 0.5), record(2, 0.75)])
+    curves = documents.load(found["learning_curves"])
+    assert curves["epoch"] == [1, 2] and curves["accuracy"] == [0.5, 0.75]
+    assert curves["loss"] == [1.0, 0.5] and curves["validation_loss"] == [0.5, 0.5]
+    matrix = documents.load(found["confusion_matrix"])
+    assert matrix["confusion"] == [[2, 0, 0], [1, 2, 1], [0, 0, 0]]
+    assert matrix["class_accuracy"] == [1.0, 0.5, None]
+    assert outcomes.kept([]) == {}
 
 
 def test_the_log_says_in_a_line_how_a_trial_ended(caplog: pytest.LogCaptureFixture) -> None:

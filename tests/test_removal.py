@@ -90,7 +90,7 @@ def test_what_would_go_is_told_and_nothing_goes(base: database.Database, home: P
         "queued configurations": 1,
         "workers in the register": 1,
         "rows of the search": 1,
-        "files": 3,
+        "files": 4,
     }
     assert {path.parent.name for path in found.paths} == {"checkpoints", "logs", "artifacts"}
     assert len(found.paths) == 4, "an artifact of the study, and one of a trial"

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -254,7 +255,8 @@ def test_the_matrix_is_no_attribute_and_is_kept_before_the_trial_is_told(
     monkeypatch.setattr(optuna.Study, "tell", spy)
     search.run(FakeTraining({(2, 2): TrialError("diverged", "loss nan in epoch 2")}))
     assert len(told) == 3 and told[0]["class_accuracy"] == [1.0, 0.5, None]
-    assert len(search.base.file_digests("s")) == 3
+    kinds = [name.partition("/")[2].partition("-")[0] for name in search.base.file_digests("s")]
+    assert Counter(kinds) == {"confusion_matrix": 3, "learning_curves": 4}
     for trial in search.trials:
         plain = {type(value) for value in trial.user_attrs.values()}
         assert plain <= {int, float, str}
@@ -503,7 +505,7 @@ CRASHES: dict[str, tuple[Any, str, bool]] = {
     "after an attribute": (optuna.Trial, "set_user_attr", True),
     "after report": (optuna.Trial, "report", True),
     "before the matrix is kept": (slots.Slots, "renew", False),
-    "after the matrix is kept": (database.Database, "keep_file", True),
+    "after the matrix is kept": (database.Database, "replace_files", True),
     "before tell": (optuna.Study, "tell", False),
     "after tell": (optuna.Study, "tell", True),
     "after the slot is finished": (slots.Slots, "finish", True),
@@ -552,7 +554,7 @@ def test_a_crash_between_any_two_writes_heals(search: Search, place: str, turn: 
     assert found[0] == "start" and set(found[1:]) <= {"model", "chance"}
     kept = [kept_of(search, trial)["class_accuracy"] for trial in search.trials]
     assert kept == [[1.0, 0.5, None]] * 3
-    assert len(search.base.file_digests("c")) == 3, "each matrix once"
+    assert len(search.base.file_digests("c")) == 6, "each matrix and its curves once"
     assert not list(search.folder.rglob("epoch-*")), "checkpoints are removed all the same"
 
 
