@@ -16,11 +16,10 @@ from typing import Any
 import bottle
 import optuna_dashboard
 import sqlalchemy as sa
-from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard._app import JupyterLabExtensionContext
 
-from igkd_search import database, front_end, gate
+from igkd_search import artifacts, database, front_end, gate
 from igkd_search.errors import StorageError, reason_of
 from igkd_search.exhibit import Away, Exhibit, NoPatience, raising_away
 from igkd_search.logins import Logins
@@ -95,7 +94,7 @@ def application(base: database.Database, home: Path, base_path: str = "") -> gat
     context = JupyterLabExtensionContext(base_url=base_path) if base_path else None
     inner: bottle.Bottle = optuna_dashboard.wsgi(
         exhibit,
-        artifact_store=FileSystemArtifactStore(home / "artifacts"),
+        artifact_store=artifacts.Store(base, home / "artifacts"),
         jupyterlab_extension_context=context,
     )
     inner.catchall = False  # what goes wrong is told below, in JSON

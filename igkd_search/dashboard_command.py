@@ -90,7 +90,11 @@ def dashboard(
         place = listening.listen(host, port)
         try:
             server = _server(base, home, place, public, below, allow_write, token, trusted_proxy)
-            _announce(place, below, token, allow_write, open_browser)
+            _announce(f"{place.url}{below}/", _who(token, public, trusted_proxy), allow_write)
+            if open_browser:
+                import webbrowser
+
+                webbrowser.open(f"{place.url}{below}/")
             ended_by = _run(server)
         finally:
             place.close()
@@ -152,18 +156,17 @@ def _server(
     )
 
 
-def _announce(
-    place: listening.Listening, below: str, token: str | None, allow_write: bool, browser: bool
-) -> None:
-    url = f"{place.url}{below}/"
+def _who(token: str | None, public: frozenset[str], trusted_proxy: str | None) -> str:
+    if token is not None:
+        return "whoever has the token"
+    proxied = " and whoever a proxy lets pass" if public or trusted_proxy else ""
+    return f"every user of this machine{proxied}"
+
+
+def _announce(url: str, who: str, allow_write: bool) -> None:
     console.print_line(url)
-    who = "whoever has the token" if token else "every user of this machine"
     may = "look and change" if allow_write else "look, not change anything"
     console.print_note(f"{who} may {may}; Ctrl-C ends it")
-    if browser:
-        import webbrowser
-
-        webbrowser.open(url)
 
 
 def _run(server: Any) -> int:

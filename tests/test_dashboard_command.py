@@ -113,8 +113,13 @@ def test_a_taken_port_offers_another(igkd: Igkd, url: str) -> None:
 
 @pytest.mark.parametrize(
     ("option", "wrong"),
-    [("--base-path", "igkd"), ("--base-path", "/a b"), ("--base-path", "//evil.example")]
-    + [("--allowed-host", "http://a.example"), ("--allowed-host", "a.example/x")],
+    [
+        ("--base-path", "igkd"),
+        ("--base-path", "/a b"),
+        ("--base-path", "//evil.example"),
+        ("--allowed-host", "http://a.example"),
+        ("--allowed-host", "a.example/x"),
+    ],
 )
 def test_options_that_mean_nothing_are_refused(
     igkd: Igkd, url: str, option: str, wrong: str
