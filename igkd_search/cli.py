@@ -19,6 +19,7 @@ import typer
 from igkd_search import (
     __version__,
     console,
+    dashboard_command,
     doctor_command,
     output_options,
     status_command,
@@ -316,6 +317,7 @@ worker_commands.register(app)
 status_command.register(app)
 study_commands.register(app)
 doctor_command.register(app)
+dashboard_command.register(app)
 
 
 def main() -> None:
