@@ -18,10 +18,10 @@ import tomlkit
 from igkd_search import (
     __version__,
     database,
-    exhibits,
     importances,
     paper,
     progress,
+    report_pictures,
     results,
     slots,
     uncertainty,
@@ -56,7 +56,7 @@ def read(base: database.Database, name: str) -> Report:
     rows, summary = results.rows(study), results.summary(base, name, study)
     record = base.read_study(name)
     assert record is not None
-    shown = exhibits.choose(base, name, rows, summary["best"])
+    shown = report_pictures.choose(base, name, rows, summary["best"])
     content = {
         "schema_version": SCHEMA_VERSION,
         "study": name,

@@ -127,7 +127,7 @@ def summary(
 ) -> dict[str, Any]:
     """All that a search has to say at its end: the winner, what it costs, what was spent.
 
-    Who has opened the study already gives it, so that its trials are read only once.
+    `study` is the same one, opened by who asks often: its finished trials are not read again.
     """
     study = study or open_study(base, name)
     record = base.read_study(name)

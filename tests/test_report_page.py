@@ -141,7 +141,7 @@ def test_the_largest_page_is_below_five_megabytes() -> None:
             {"trial": 0, "file": "overlays.png", "overlay_probability": 0, "overlay_strength": 0.5}
         ],
     }
-    # as many bytes as `exhibits` lets through
+    # as many bytes as `report_pictures` lets through
     pictures = {(0, "overlays.png"): bytes(1_200_000)}
     drawn = report_page.render(replace(found, content=content, rows=rows, pictures=pictures))
     assert 3_500_000 < len(drawn.encode()) < 5_000_000

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from igkd_search import artifacts, exhibits
+from igkd_search import artifacts, report_pictures
 from tests import trials
 
 CURVES = "learning_curves.png"
@@ -19,14 +19,16 @@ def keep(patch: pytest.MonkeyPatch, content: bytes, *without: int) -> None:
     """Pretend that every trial but some has kept curves and overlays."""
 
     def of_trial(base: Any, study: str, number: int) -> dict[str, bytes]:
-        return {} if number in without else {CURVES: content, exhibits.OVERLAYS: content}
+        return {} if number in without else {CURVES: content, report_pictures.OVERLAYS: content}
 
     patch.setattr(artifacts, "of_trial", of_trial)
 
 
 def choose(count: int, best: int | None = 7) -> list[tuple[int, str]]:
     base: Any = None
-    return list(exhibits.choose(base, "s", rows(count), None if best is None else {"number": best}))
+    return list(
+        report_pictures.choose(base, "s", rows(count), None if best is None else {"number": best})
+    )
 
 
 def test_the_winner_comes_first_and_others_by_their_probability(
@@ -34,9 +36,9 @@ def test_the_winner_comes_first_and_others_by_their_probability(
 ) -> None:
     keep(monkeypatch, b"png")
     found = choose(100)
-    assert found[:2] == [(7, CURVES), (7, exhibits.OVERLAYS)]
-    others = [number for number, file in found[2:] if file == exhibits.OVERLAYS]
-    assert len(others) == len(found) - 2 == exhibits.OTHERS
+    assert found[:2] == [(7, CURVES), (7, report_pictures.OVERLAYS)]
+    others = [number for number, file in found[2:] if file == report_pictures.OVERLAYS]
+    assert len(others) == len(found) - 2 == report_pictures.OTHERS
     assert others == sorted(others) and (others[0], others[-1]) == (0, 99)
 
 
@@ -48,10 +50,10 @@ def test_what_keeps_none_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_more_than_fit_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    keep(monkeypatch, bytes(exhibits.MOST_BYTES // 3))
+    keep(monkeypatch, bytes(report_pictures.MOST_BYTES // 3))
     assert len(choose(100)) == 3
 
 
 def test_trials_that_have_not_ended_show_nothing() -> None:
     unfinished = [trials.row(number, None, "running") for number in range(9)]
-    assert exhibits.spread(unfinished, 5) == []
+    assert report_pictures.spread(unfinished, 5) == []
