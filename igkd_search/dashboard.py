@@ -76,7 +76,7 @@ def rules(
 ) -> gate.Rules:
     """What the gate is told of optuna-dashboard, which is addressed by these names."""
     return gate.Rules(
-        names=frozenset(names) | frozenset(public),
+        names=frozenset({*names, *(re.sub(r":\d+$", "", each) for each in public)}),
         public=frozenset(public),
         any_address=any_address,
         base_path=base_path,

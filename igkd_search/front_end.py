@@ -21,7 +21,11 @@ PAGE = "index.html"
 SCRIPT = "public/bundle.js"
 SCRIPT_PATH = "/static/bundle.js"
 REPLACED = {
-    PAGE: {'src="/static/': 'src="{base}/static/'},
+    PAGE: {
+        'src="/static/': 'src="{base}/static/',
+        # without it a browser asks the root of the host, which is another site's
+        "</title>": '</title><link rel="icon" href="{base}/favicon.ico">',
+    },
     SCRIPT: {
         "${{this.baseURL}}/api/": "{base}/api/",
         'url_prefix:"/dashboard"': 'url_prefix:"{base}/dashboard"',
