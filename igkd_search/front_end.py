@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from igkd_search.callers import Application, Environment, Start
 from igkd_search.errors import StorageError
-from igkd_search.gate import Application, Environment, Start
 
 PAGE = "index.html"
 SCRIPT = "public/bundle.js"
