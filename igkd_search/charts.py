@@ -25,6 +25,7 @@ LABELS = {
     "learning_rate": "learning rate",
 }
 ACCURACY = "validation accuracy"
+_CROWD = 200  # points, from which on they are drawn smaller
 
 Point = tuple[Any, float]
 
@@ -149,13 +150,17 @@ def undominated(rows: Iterable[Row]) -> list[Row]:
 
 
 def span(shown: Sequence[float]) -> tuple[float, float]:
-    """Where an axis of accuracies begins and ends: at most of them, not at the few worst."""
+    """Where an axis of accuracies begins and ends: at most of them, not at the few worst.
+
+    Of four digits, as `_rounded` keeps them: what stands on the edge must not fall off it.
+    """
     if not shown:
         return 0.0, 1.0
     ordered = sorted(shown)
     low, high = ordered[len(ordered) // 8], ordered[-1]
     room = max(high - low, 0.01)
-    return max(0.0, min(low - 0.6 * room, high - 0.02)), min(1.02, high + 0.25 * room)
+    bottom, top = min(low - 0.6 * room, high - 0.02), high + 0.25 * room
+    return round(max(0.0, bottom), 4), round(min(1.02, top), 4)
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -181,6 +186,7 @@ def add_points(
     known = [(where, row) for where, row in placed if where is not None]
     inside = [each for each in known if (each[1].accuracy or 0) >= low]
     below = [each for each in known if (each[1].accuracy or 0) < low]
+    size, opacity = (7, 0.8) if len(known) <= _CROWD else (5, 0.6)
     for part, form, said in ((inside, symbol, name), (below, "triangle-down", f"{name}, lower")):
         if not part:
             continue
@@ -191,7 +197,8 @@ def add_points(
             mode="markers",
             name=said,
             cliponaxis=False,
-            marker={"color": colour, "symbol": form, "size": 7, "opacity": 0.75},
+            marker={"color": colour, "symbol": form, "size": size, "opacity": opacity}
+            | ({"line": {"width": 1.6}} if form.endswith("-open") else {}),
             hovertemplate="trial %{customdata[0]}: %{customdata[1]:.2%}<br>at %{x}<extra></extra>",
             **more,
         )

@@ -127,7 +127,9 @@ def _importances(content: Mapping[str, Any]) -> Caption:
             remarks.append(f"{title}: {one['reason']}")
     how = "fANOVA asks what moves accuracy over the whole space, PED-ANOVA what the best tenth has."
     return Caption(
-        "What mattered", f"{'; '.join(words)}.", f"{'. '.join(remarks)}. {how}" if remarks else how
+        "Importance of each parameter",
+        f"{'; '.join(words)}.",
+        f"{'. '.join(remarks)}. {how}" if remarks else how,
     )
 
 
@@ -177,7 +179,7 @@ def _compression(content: Mapping[str, Any]) -> Caption:
     best = max(ours, key=lambda each: each["accuracy"])
     blocks, last = paper["arms_of_removed_blocks"], paper["arms"][-1]
     return Caption(
-        "Beside the paper's eight students",
+        "Accuracy against compression",
         f"Ours: {amounts.times(best['compression'])} fewer parameters than the teacher at "
         f"{amounts.percent(best['accuracy'])} on validation images of {source}. The paper's, with "
         f"{blocks} blocks removed: {amounts.percent(last['mean'])} ({last['name']}, mean of ten) on"

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from igkd_search import charts
 from igkd_search.results import Row
 
+_CROWD = 40  # curves, from which on they are drawn fainter
 METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
 
 
@@ -112,8 +113,8 @@ def curves(found: Mapping[str, Any], best: Mapping[str, Any] | None) -> go.Figur
     rest = [each for each in others if each["state"] != "pruned"]
     own = [each for each in found["trials"] if each["trial"] == winner]
     for part, name, colour, width, dash in (
-        (pruned, "pruned", charts.PRUNED, 1, "dot"),
-        (rest, "complete", charts.COMPLETE, 1.2, "solid"),
+        (pruned, "pruned", charts.PRUNED, 1.1, "dot"),
+        (rest, "complete", charts.COMPLETE, 1.1, "solid"),
         (own, f"best (trial {winner})", charts.BEST, 3, "solid"),
     ):
         if part:
@@ -155,7 +156,7 @@ def _add_curves(
         customdata=numbers,
         mode="lines",
         name=name,
-        opacity=0.6 if width < 2 else 1,
+        opacity=1 if width > 2 else 0.7 if len(part) < _CROWD else 0.4,
         line={"color": colour, "width": width, "dash": dash},
         hovertemplate="trial %{customdata}, epoch %{x}: %{y:.2%}<extra></extra>",
     )
