@@ -7,6 +7,7 @@ without torch.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +19,9 @@ import typer
 from igkd_search import (
     __version__,
     console,
+    dashboard_command,
     doctor_command,
+    output_options,
     status_command,
     study_commands,
     tables,
@@ -53,7 +56,7 @@ from igkd_search.endings import reporting
 if TYPE_CHECKING:
     from igkd_search import crew, database, spec
 
-app = typer.Typer(
+app = output_options.App(
     name="igkd",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -115,7 +118,7 @@ def run(
                     ended = _together(order, several)
                     base = open_storage(storage, home, read_only=True)
         if ended != "budget":
-            console.print_note(f"stopped before the budget was spent: {ended}")
+            console.print_note(f"stopped before the budget was spent: {ended}", logging.WARNING)
         show(results.summary(base, question.name), format, tables.print_summary)
 
 
@@ -293,7 +296,10 @@ def _search(
 
         data = launch.check(question, home, open_if_there(storage, home), device)
         base = open_storage(storage, home)
-    return base, launch.search(base, question, home, trials, data, device)
+    from igkd_search import foresight
+
+    with foresight.foreseeing(base.url, question.name):
+        return base, launch.search(base, question, home, trials, data, device)
 
 
 def _together(order: crew.Order, several: crew.Crew) -> str:
@@ -311,6 +317,7 @@ worker_commands.register(app)
 status_command.register(app)
 study_commands.register(app)
 doctor_command.register(app)
+dashboard_command.register(app)
 
 
 def main() -> None:

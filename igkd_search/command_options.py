@@ -49,7 +49,8 @@ def _warn_of_password(context: typer.Context, typed: str | None) -> str | None:
     if typed is not None and by_command_line and holds_password(typed):
         console.print_note(
             "warning: --storage: every user of this machine can read a command's password "
-            "(ps); type --storage-file FILE, or set IGKD_STORAGE or PGPASSFILE"
+            "(ps); type --storage-file FILE, or set IGKD_STORAGE or PGPASSFILE",
+            logging.WARNING,
         )
     return typed
 

@@ -1,8 +1,8 @@
 """The one place that writes to the terminal: log lines, the live display of stages, tables, JSON.
 
 Results go to standard output, everything else to standard error. On a terminal the stages of a run
-are bars of one rich display; without one each stage logs plain lines. rich is imported on first use
-only, so that `igkd --help` stays quick.
+are bars of one rich display; without one, and where --quiet or --log-json ask for none, each stage
+logs its lines. rich is imported on first use only, so that `igkd --help` stays quick.
 """
 
 from __future__ import annotations
@@ -14,19 +14,55 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
+    from rich.table import Table
 
 log = logging.getLogger(__name__)
 
 _FILE_WIDTH = 160  # of tables in a pipe or a file, where no terminal says how wide it is
 
+_WIDE = 100  # columns from which on there is room for longer bars and the units of counts
+_LINE_SECONDS = 5.0  # between two lines of a stage where there are no bars
+
+
+@dataclass(frozen=True)
+class Loudness:
+    """What is said besides results: --quiet, --verbose, and --log-json for machines that read."""
+
+    quiet: bool = False
+    verbose: bool = False
+    as_json: bool = False
+
+    @property
+    def level(self) -> int:
+        """Log lines below this level are left out."""
+        if self.quiet:
+            return logging.WARNING
+        return logging.DEBUG if self.verbose else logging.INFO
+
+
+_loudness = Loudness()
 _consoles: dict[str, Console] = {}
 _display: Progress | None = None
 _planned: dict[str, TaskID] = {}
+_foreseen: dict[str, tuple[float, float]] = {}
+
+
+def choose(loudness: Loudness) -> None:
+    """Say as much as this from now on."""
+    global _loudness
+    _loudness = loudness
+
+
+def loudness() -> Loudness:
+    """What was chosen last; by default log lines and bars."""
+    return _loudness
 
 
 def terminal(stream: str = "stderr") -> Console:
@@ -41,22 +77,110 @@ def terminal(stream: str = "stderr") -> Console:
     return _consoles[stream]
 
 
-def log_to_terminal(level: int = logging.INFO) -> None:
-    """Send the package's log to standard error: above the bars, or as plain lines."""
+def log_to_terminal() -> None:
+    """Send the package's log to standard error: above the bars, as plain lines or as JSON.
+
+    What Optuna logs goes the same way, or it would be written across the bars.
+    """
+    handler = _handler()
+    for name in ("igkd_search", "optuna"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+    logging.getLogger("igkd_search").setLevel(_loudness.level)
+    # a warning of Python's is no JSON; elsewhere it stays what Python makes of it
+    logging.captureWarnings(_loudness.as_json)
+    logging.getLogger("py.warnings").handlers[:] = [handler] if _loudness.as_json else []
+
+
+def _handler() -> logging.Handler:
     handler: logging.Handler
-    if terminal().is_terminal:
+    if _draws():
         from rich.logging import RichHandler
 
         handler = RichHandler(
-            console=terminal(), show_path=False, show_level=False, log_time_format="%H:%M:%S"
+            console=terminal(),
+            show_path=False,
+            show_level=_loudness.verbose,
+            log_time_format="%H:%M:%S",
         )
+        if _loudness.verbose:
+            handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        return handler
+    handler = logging.StreamHandler()
+    more = "%(levelname)s %(name)s: " if _loudness.verbose else ""
+    plain = logging.Formatter(f"%(asctime)s {more}%(message)s", "%H:%M:%S")
+    handler.setFormatter(_JsonLines() if _loudness.as_json else plain)
+    return handler
+
+
+def _draws() -> bool:
+    """Whether bars may be drawn on standard error."""
+    if _loudness.quiet or _loudness.as_json:
+        return False
+    return terminal().is_terminal and not terminal().is_dumb_terminal
+
+
+class _JsonLines(logging.Formatter):
+    """A record as one JSON object; docs/terminal.md lists its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        found = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "module": record.name.removeprefix("igkd_search."),
+            "message": record.getMessage(),
+        }
+        if (stage := getattr(record, "stage", None)) is not None:
+            found["stage"] = stage
+        if record.exc_info:
+            found["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(_finite(found), ensure_ascii=False)
+
+
+def _print_json_log(level: int, message: str) -> None:
+    """What is printed for people, as a line of the log of --log-json."""
+    record = logging.LogRecord(__name__, level, "", 0, message, None, None)
+    print(_JsonLines().format(record), file=sys.stderr, flush=True)
+
+
+def in_words(seconds: float) -> str:
+    """A time span in its two largest units: 42 s, 12 min 3 s, 3 h 12 min, 2 d 4 h."""
+    whole = round(seconds)
+    for unit, size, smaller, part in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
+def left_in_words(seconds: float) -> str:
+    """A time to go, without the seconds that would promise more than is known."""
+    return f"{in_words(seconds if seconds < 90 else 60 * round(seconds / 60))} left"
+
+
+def foresee(name: str, seconds: float | None) -> None:
+    """Say how long a stage will take from now; None while nobody knows.
+
+    Where that is said, it is shown in place of what the bar's own pace would say.
+    """
+    if seconds is None:
+        _foreseen.pop(name, None)
     else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    package = logging.getLogger("igkd_search")
-    package.handlers[:] = [handler]
-    package.setLevel(level)
-    package.propagate = False
+        _foreseen[name] = (seconds, time.monotonic())
+
+
+def _left(name: str) -> float | None:
+    """What is left of what was foreseen."""
+    if name not in _foreseen:
+        return None
+    seconds, then = _foreseen[name]
+    return max(seconds - (time.monotonic() - then), 0.0)
 
 
 class Stage:
@@ -67,6 +191,7 @@ class Stage:
         self._task = task
         self._started = time.monotonic()
         self._last_line = 0.0
+        self._said: tuple[str, str] | None = None
 
     def advance(self, by: int = 1, note: str | None = None) -> None:
         """Add `by` units of finished work; `note` replaces the word shown beside the bar."""
@@ -77,23 +202,56 @@ class Stage:
             _display.update(
                 self._task, completed=self.done, count=self._count(), note=self.note, refresh=False
             )
-        elif time.monotonic() - self._last_line >= 5 and self.done < self.total:
+        elif time.monotonic() - self._last_line >= _LINE_SECONDS and self.done < self.total:
             self._last_line = time.monotonic()
-            log.info("%s: %s%s", self.name, self._count(), f" · {self.note}" if self.note else "")
+            left = _left(self.name)
+            self._log(left=None if left is None else f"about {left_in_words(left)}")
+
+    def begin(self) -> None:
+        """Show what there is to do."""
+        if _display is None:
+            self._log()
+        else:
+            self.advance(0)
 
     def finish(self, note: str | None = None) -> None:
         """Close the stage: the bar is full, the last word stays."""
         self.note = note if note is not None else self.note
+        foresee(self.name, None)
         if _display is not None and self._task is not None:
             full = max(self.done, 1)
             _display.update(
                 self._task, total=full, completed=full, count=self._count(), note=self.note
             )
             _display.stop_task(self._task)
-        seconds = time.monotonic() - self._started
-        words = [self._count(), self.note, f"{seconds:.1f} s"]
         if _display is None:
-            log.info("%s: %s", self.name, " · ".join(filter(None, words)))
+            self._log(ended=True)
+
+    def settle(self, note: str) -> None:
+        """Say that there is nothing to do."""
+        self.note = note
+        self._log()
+
+    def _log(self, left: str | None = None, ended: bool = False) -> None:
+        """A line about it, unless it would only say what the last one said."""
+        seconds = time.monotonic() - self._started
+        said = (self._count(), self.note)
+        if said == self._said and not ended:
+            return
+        self._said = said
+        words = [*said, left, f"{seconds:.1f} s" if ended else None]
+        stage = {
+            "name": self.name,
+            "done": self.done,
+            "total": self.total or None,
+            "unit": self.unit,
+            "note": self.note,
+            "seconds": round(seconds, 1),
+            "left_seconds": None if ended else _left(self.name),
+            "ended": ended,
+        }
+        line = " · ".join(filter(None, words))
+        log.info("%s: %s", self.name, line, extra={"stage": stage})
 
     def _count(self) -> str:
         return f"{self.done}/{self.total} {self.unit}".strip() if self.total else self.unit
@@ -110,10 +268,7 @@ def stage(name: str, total: int = 0, unit: str = "", note: str = "") -> Iterator
         _display.reset(task, total=total or None, count="", note=note)
     current = Stage(name, total, unit, task)
     current.note = note
-    if _display is None:
-        log.info("%s: %s", name, " · ".join(filter(None, [current._count(), note])))
-    else:
-        current.advance(0)
+    current.begin()
     yield current
     current.finish()
 
@@ -121,7 +276,7 @@ def stage(name: str, total: int = 0, unit: str = "", note: str = "") -> Iterator
 def settle(name: str, note: str) -> None:
     """Say of a planned stage that there is nothing left to do in it."""
     if _display is None:
-        log.info("%s: %s", name, note)
+        Stage(name, 0, "", None).settle(note)
     else:
         with stage(name, note=note):
             pass
@@ -131,34 +286,10 @@ def settle(name: str, note: str) -> None:
 def display(plan: Sequence[str]) -> Iterator[None]:
     """Show all planned stages from the first second; does nothing without a terminal."""
     global _display
-    if not terminal().is_terminal or _display is not None:
+    if not _draws() or _display is not None:
         yield
         return
-    from rich import progress
-    from rich.table import Column
-    from rich.text import Text
-
-    class _Remaining(progress.TimeRemainingColumn):
-        def render(self, task: progress.Task) -> Text:
-            """What remains, as long as anything does."""
-            return Text("") if task.finished or not task.started else super().render(task)
-
-    bars = progress.Progress(
-        progress.TextColumn("{task.description}", table_column=Column(min_width=9, no_wrap=True)),
-        progress.BarColumn(bar_width=20 if terminal().width >= 100 else 10),
-        progress.TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True)),
-        progress.TimeElapsedColumn(),
-        _Remaining(compact=True),
-        progress.TextColumn(
-            "{task.fields[note]}",
-            markup=False,  # a note may hold an error's [brackets]
-            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-        ),
-        console=terminal(),
-        expand=True,
-        speed_estimate_period=60,
-        refresh_per_second=4,
-    )
+    bars = _bars()
     with bars:
         _display = bars
         for name in plan:
@@ -170,27 +301,116 @@ def display(plan: Sequence[str]) -> Iterator[None]:
             _planned.clear()
 
 
+def _bars() -> Progress:
+    """The live display: name, bar, count, seconds taken, seconds left, and a word."""
+    from rich import progress
+    from rich.console import ConsoleOptions, RenderResult
+    from rich.measure import Measurement
+    from rich.table import Column
+    from rich.text import Text
+
+    wide = terminal().width >= _WIDE
+
+    class Count(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            """How much is done of how much; its unit where there is room."""
+            count = str(task.fields["count"])
+            return Text(count if wide else count.partition(" ")[0])
+
+    class Taken(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            """How long it has taken."""
+            seconds = task.finished_time if task.finished else task.elapsed
+            return Text("" if seconds is None else _clock(seconds), style="progress.elapsed")
+
+    class Left(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            """What remains, as long as anything does and somebody knows."""
+            foreseen = _left(task.description)
+            left = task.time_remaining if foreseen is None else foreseen
+            if task.finished or not task.started or left is None:
+                return Text("")
+            return Text(left_in_words(left), style="progress.remaining")
+
+    class Words:
+        def __init__(self, words: str) -> None:
+            self.words = words
+
+        def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+            yield Text(fitted(self.words, options.max_width), no_wrap=True, overflow="crop")
+
+        def __rich_measure__(self, _: Console, options: ConsoleOptions) -> Measurement:
+            return Measurement(1, max(len(self.words), 1))
+
+    class Note(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Any:
+            """The word beside it, as much of it as there is room for."""
+            return Words(str(task.fields["note"]))
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}", table_column=Column(min_width=9, no_wrap=True)),
+        progress.BarColumn(bar_width=20 if wide else 10),
+        Count(Column(no_wrap=True, justify="right")),
+        Taken(Column(no_wrap=True, justify="right")),
+        Left(Column(no_wrap=True, justify="right")),
+        Note(Column(ratio=1, no_wrap=True)),
+        console=terminal(),
+        expand=True,
+        speed_estimate_period=60,
+        refresh_per_second=4,
+    )
+
+
+def fitted(words: str, width: int) -> str:
+    """As much of a text as fits into so many columns, cut between its parts or its words."""
+    if len(words) <= width:
+        return words
+    for mark, rest in ((", ", ""), (" ", "...")):
+        parts = words.split(mark)
+        while parts := parts[:-1]:
+            shown = mark.join(parts).rstrip(",;:") + rest
+            if len(shown) <= width:
+                return shown
+    return words[:width]
+
+
+def _clock(seconds: float) -> str:
+    """7, 1:42 or 2:03:09, as a clock that was started shows it."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
 ) -> None:
     """Print a table on standard output; its first `left` columns to the left, the others right."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=title or None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = ruled_table(title)
     for position, column in enumerate(columns):
         justify: Any = "left" if position < left else "right"
         table.add_column(column, justify=justify, no_wrap=position == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # not markup: a cell may hold an error's [brackets]
-    terminal("stdout").print(table)
+    print_view(table)
+
+
+def ruled_table(title: str = "") -> Table:
+    """An empty table with a rule of hyphens below its head, so that it can be pasted anywhere."""
+    from rich import box
+    from rich.table import Table
+
+    hyphens = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+    return Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=hyphens,
+        pad_edge=False,
+        collapse_padding=True,
+        show_edge=False,
+    )
 
 
 def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
@@ -243,13 +463,21 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(_finite(document), indent=2, ensure_ascii=False) + "\n")
 
 
-def print_note(message: str) -> None:
-    """Print a line for people on standard error, whole however long."""
-    terminal().print(message, markup=False, soft_wrap=True)
+def print_note(message: str, level: int = logging.INFO) -> None:
+    """Print a line for people on standard error, whole however long; --quiet keeps warnings."""
+    if level < _loudness.level:
+        return
+    if _loudness.as_json:
+        _print_json_log(level, message)
+    else:
+        terminal().print(message, markup=False, soft_wrap=True)
 
 
 def print_error(message: str) -> None:
     """Print an error on standard error, in red on a terminal."""
+    if _loudness.as_json:
+        _print_json_log(logging.ERROR, message)
+        return
     terminal().print("[red]error:[/red] ", end="")
     terminal().print(message, markup=False, style="red", soft_wrap=True)
 

@@ -3,7 +3,9 @@
 Wrong usage is typer's, with 2. Whatever else comes out is a bug, with its traceback.
 """
 
+import logging
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +13,10 @@ from typing import Any
 
 import typer
 
-from igkd_search import console, processes
+from igkd_search import __version__, console, processes
 from igkd_search.errors import IgkdError, StorageError, reason_of
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -21,10 +25,13 @@ def reporting(what: str) -> Iterator[None]:
     signal.signal(signal.SIGTERM, _interrupt)
     processes.die_with_parent()
     console.log_to_terminal()
+    log.debug("igkd-search %s, Python %s: %s", __version__, platform.python_version(), what)
     try:
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.disable_default_handler()  # its log goes where ours goes
+        verbose = console.loudness().verbose
+        optuna.logging.set_verbosity(optuna.logging.INFO if verbose else optuna.logging.WARNING)
         with _naming_lost_storage(optuna.exceptions.StorageInternalError):
             yield
     except IgkdError as error:

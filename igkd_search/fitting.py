@@ -4,6 +4,7 @@ What it measures stays on the device until the epoch ends, and a checkpoint is s
 is yielded, so that a run stopped anywhere and resumed yields the records of one that was not.
 """
 
+import logging
 import math
 import statistics
 import time
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from igkd_search import checkpoints, devices, evaluation, optimizers, spec
 from igkd_search.errors import TrialError
+
+log = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 
@@ -96,6 +99,7 @@ def fit(
         due = epoch % checkpoint_every == 0 or epoch == recipe.epochs or leaving()
         if save_to is not None and due:
             state.write(checkpoints.path_of(save_to, epoch), notes or {})
+        log.debug("epoch %d: accuracy %.4f, loss %.4f", record.epoch, record.accuracy, record.loss)
         yield record
     model.load_state_dict(state.validated.state_dict())
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from itertools import chain, repeat
 
-from igkd_search import console, gpus, spectator
+from igkd_search import console, gpus, output_options, spectator
 from igkd_search.crew import Crew, Order
 from igkd_search.errors import ProcessError
 from igkd_search.processes import Job, in_front
@@ -84,7 +84,7 @@ def _prepare(order: Order, crew: Crew) -> None:
 def _options(order: Order) -> tuple[str, ...]:
     data = () if order.data is None else ("--data", str(order.data))
     device = () if order.device is None else ("--device", order.device)
-    return ("--home", str(order.home), *data, *device)
+    return ("--home", str(order.home), *data, *device, *output_options.typed())
 
 
 def _of_gpu(crew: Crew, name: str | None) -> Mapping[str, str]:

@@ -45,6 +45,16 @@ def line(found: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, words))
 
 
+def note(found: Mapping[str, Any]) -> str:
+    """Best and workers as a word beside a bar that shows budget and time left itself."""
+    best = found["best"]
+    shown = "no best yet" if best is None else f"best {best['accuracy']:.1%}"
+    failed = sum(found["failures"].values())
+    alive = sum(worker["state"] in ("training", "waiting") for worker in found["workers"])
+    words = [shown, f"{alive} worker{'s' if alive != 1 else ''}", f"{failed} failed"]
+    return ", ".join(words if failed else words[:2])
+
+
 def outline(found: Mapping[str, Any]) -> list[Any]:
     """What makes a further line worth reading; not what moves by itself, as times and epochs do."""
     kept = ("budget", "failures", "best", "deaths", "stopped", "ended")
@@ -88,7 +98,7 @@ def _pairs(found: Mapping[str, Any]) -> dict[str, str]:
         "": "" if best is None else _configuration(best["parameters"]),
         "front": _front(found["front"] or []),
         "rate": _rate(found),
-        "time": f"{_span(found['seconds']['searched'])} searched"
+        "time": f"{console.in_words(found['seconds']['searched'])} searched"
         + ("" if found["ended"] else f", {_left(found)}"),
         "workers": _crew(found),
         "deaths": f"{found['deaths']} of the attempts at trials" if found["deaths"] else "",
@@ -155,14 +165,12 @@ def _of_trial(trial: Mapping[str, Any] | None, otherwise: str = "") -> dict[str,
 
 
 def _table(rows: Sequence[Mapping[str, str]], width: int) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     columns = ["host", "pid", "device", "trial", "epochs", "accuracy", "try", "images/s"]
     columns += ["seen", "configuration"] if width >= _WIDE else ["seen"]
     columns = [name for name in columns if any(row.get(name) for row in rows)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
+    table = console.ruled_table()
     for name in columns:
         # only what may be cut is left to be cut
         cut = name in ("host", "device", "configuration")
@@ -204,8 +212,7 @@ def _rate(found: Mapping[str, Any]) -> str:
 def _left(found: Mapping[str, Any]) -> str:
     left = found["seconds"]["left"]
     if left is not None:
-        # seconds would promise more than is known
-        return f"about {_span(left if left < 90 else 60 * round(left / 60))} left"
+        return f"about {console.left_in_words(left)}"
     working = any(worker["state"] in ("training", "waiting") for worker in found["workers"])
     why = "until a trial has finished" if working else "since nobody is at work"
     return f"time left unknown {why}"
@@ -214,22 +221,8 @@ def _left(found: Mapping[str, Any]) -> str:
 def _seen(worker: Mapping[str, Any]) -> str:
     if worker["state"] == "dead":
         return "dead"
-    ago = _span(worker["silent"])
+    ago = console.in_words(worker["silent"])
     return f"silent {ago}" if worker["state"] == "silent" else f"{ago} ago"
-
-
-def _span(seconds: float) -> str:
-    """A time span in its two largest units: 42 s, 12 min 3 s, 3 h 12 min, 2 d 4 h."""
-    whole = round(seconds)
-    for unit, size, smaller, part in (
-        ("d", 86400, "h", 3600),
-        ("h", 3600, "min", 60),
-        ("min", 60, "s", 1),
-    ):
-        if whole >= size:
-            rest = whole % size // part
-            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s"
 
 
 def _configuration(parameters: Mapping[str, Any]) -> str:

@@ -122,9 +122,14 @@ def classes(base: database.Database, name: str, row: Row) -> dict[str, Any]:
     return {"class_accuracy": dict(named), "confusion": found["confusion"]}
 
 
-def summary(base: database.Database, name: str) -> dict[str, Any]:
-    """All that a search has to say at its end: the winner, what it costs, what was spent."""
-    study = open_study(base, name)
+def summary(
+    base: database.Database, name: str, study: optuna.Study | None = None
+) -> dict[str, Any]:
+    """All that a search has to say at its end: the winner, what it costs, what was spent.
+
+    `study` is the same one, opened by who asks often: its finished trials are not read again.
+    """
+    study = study or open_study(base, name)
     record = base.read_study(name)
     assert record is not None
     facts, winner, found = record.facts, best(study), rows(study)

@@ -11,15 +11,13 @@ from igkd_search import (
     connections,
     console,
     database,
-    results,
+    overview,
+    progress,
     searches,
-    slots,
     spec,
     stopping,
-    workers,
 )
 from igkd_search.errors import StorageLost
-from igkd_search.identities import this_process
 
 LOOK_SECONDS = 1.0
 
@@ -44,9 +42,7 @@ class Spectator:
         self._stops = stops
         self._monotonic = monotonic
         self._last = float("-inf")
-        self._slots = slots.Slots(self._base, study.name)
-        self._optuna_study = results.open_study(self._base, study.name)
-        self._self = this_process()
+        self._reader = progress.Reader(self._base, study.name)
         self.finished = False
 
     def look(self) -> None:
@@ -69,7 +65,7 @@ class Spectator:
             return "budget"
         if searches.read(self._base, self._study.name).stops != self._stops:
             return "igkd stop"
-        enough = stopping.reason(self._base, self._study, self._optuna_study)
+        enough = stopping.reason(self._base, self._study, self._reader.study)
         return enough or "its workers have left; the same command goes on"
 
     def close(self) -> None:
@@ -77,17 +73,12 @@ class Spectator:
         self._base.close()
 
     def _show(self) -> None:
-        counts = self._slots.counts()
-        self.finished = counts.total > 0 and counts.done >= counts.total
-        self._stage.total = counts.total
-        found = workers.rows(self._base, self._study.name, self._self)
-        alive = sum(row.alive for row in found)
-        note = f"{self._best()}, {alive} worker{'s' if alive != 1 else ''}"
-        self._stage.advance(counts.done - self._stage.done, note)
-
-    def _best(self) -> str:
-        best = results.best(self._optuna_study)
-        return "no best yet" if best is None else f"best {best.accuracy:.1%}"
+        found = self._reader.read()
+        budget = found["budget"]
+        self.finished = 0 < budget["trials"] <= budget["done"]
+        self._stage.total = budget["trials"]
+        console.foresee(self._stage.name, found["seconds"]["left"])
+        self._stage.advance(budget["done"] - self._stage.done, overview.note(found))
 
 
 def check_room(url: str, workers: int) -> None:

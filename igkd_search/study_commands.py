@@ -4,6 +4,7 @@ options, calls one function of the house and prints.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,7 +102,8 @@ def copy(
         if database.masked(to) != to:
             console.print_note(
                 "warning: --to: every user of this machine can read a command's password (ps); "
-                "type --to FILE, a file that holds the URL, or set PGPASSFILE"
+                "type --to FILE, a file that holds the URL, or set PGPASSFILE",
+                logging.WARNING,
             )
         name, base = registry.name_of(study), open_storage(storage, home, read_only=True)
         target = open_storage(to, home)
@@ -126,7 +128,9 @@ def repair(
         if not found:
             return
         if not yes and not _is_interactive():
-            console.print_note(f"nothing was changed; to mend it type: igkd repair {name} --yes")
+            console.print_note(
+                f"nothing was changed; to mend it type: igkd repair {name} --yes", logging.WARNING
+            )
             raise typer.Exit(1)
         if not yes and not typer.confirm("mend all of this?", err=True):
             raise typer.Exit(1)

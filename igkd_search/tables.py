@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import console
+from igkd_search import console, uncertainty
 
 if TYPE_CHECKING:
     from igkd_search import findings, gallery, inventory, results
@@ -84,6 +84,7 @@ def print_summary(found: dict[str, Any]) -> None:
                 f"{winner['accuracy']:.1%}",
                 "",
             ],
+            *_interval_rows(found),
             *_answer_rows(found["student"]),
             *_cost_rows(teacher, found["student"]),
         ],
@@ -95,8 +96,26 @@ def print_summary(found: dict[str, Any]) -> None:
     if found.get("front"):
         _print_front(found["front"])
     console.print_pairs("search", pairs)
-    export_it = f"igkd export {found['study']} -o best.toml"
-    console.print_pairs("next", {"export": export_it, "train": "igkd train best.toml -o final/"})
+    console.print_pairs(
+        "next",
+        {
+            "report": f"igkd report {found['study']} -o report/",
+            "dashboard": "igkd dashboard",
+            "export": f"igkd export {found['study']} -o best.toml",
+            "train": "igkd train best.toml -o final/",
+        },
+    )
+
+
+def _interval_rows(found: dict[str, Any]) -> list[list[str]]:
+    """How far both accuracies can be trusted, counted on so many images; nothing of old studies."""
+    images = (found.get("rows") or {}).get("validation")
+    if not images:
+        return []
+    both = [found["teacher"]["accuracy"], found["best"]["accuracy"]]
+    ends = [uncertainty.of_accuracy(accuracy, images) for accuracy in both]
+    shown = [f"{100 * low:.1f} to {100 * high:.1f}%" for low, high in ends]
+    return [[f"95% interval, {images:,} images", *shown, ""]]
 
 
 def _print_front(front: "Sequence[Mapping[str, Any]]") -> None:

@@ -4,6 +4,7 @@ A search of days outlives its database now and then. Who looks on keeps what was
 that the database is away, and goes on when it is back.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def as_json() -> Iterator[Show]:
     def show(found: Found, note: str) -> None:
         nonlocal before, away
         if note and not away:
-            console.print_note(note)
+            console.print_note(note, logging.WARNING)
         state, away = _without_clocks(found), bool(note)
         if state != before:
             before = state

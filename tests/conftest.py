@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from igkd_search import spec
+from igkd_search import console, spec
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -80,10 +80,14 @@ def log_as_it_was() -> Iterator[None]:
     """Put the package's log back, which a command that is typed in this process takes over."""
     package = logging.getLogger("igkd_search")
     handlers, level, propagate = package.handlers[:], package.level, package.propagate
+    others = logging.getLogger("optuna").handlers[:]
     yield
     package.handlers[:], package.propagate = handlers, propagate
     # not by its attribute: the loggers of the modules remember what they were allowed to say
     package.setLevel(level)
+    logging.getLogger("optuna").handlers[:] = others
+    logging.captureWarnings(False)
+    console.choose(console.Loudness())
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -122,7 +123,8 @@ def test_results_go_to_standard_output_and_the_rest_to_standard_error(
 
 def test_the_log_of_others_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     root = list(logging.getLogger().handlers)
-    console.log_to_terminal(logging.WARNING)
+    console.choose(console.Loudness(quiet=True))
+    console.log_to_terminal()
     logging.getLogger("igkd_search.worker").info("too quiet")
     logging.getLogger("igkd_search.worker").warning("loud enough")
     assert logging.getLogger().handlers == root
@@ -163,7 +165,7 @@ def test_columns_of_words_are_to_the_left_and_of_figures_to_the_right(
 ) -> None:
     console.print_table("", ["a", "long word", "figure"], [["x", "y", "1"]], left=2)
     row = capsys.readouterr().out.rstrip().splitlines()[-1]
-    assert [row.index(cell) for cell in "xy1"] == [1, 4, 20]
+    assert [row.index(cell) for cell in "xy1"] == [0, 3, 19]
 
 
 def test_wide_tables_are_not_cut_where_no_terminal_says_how_wide_it_is(
@@ -299,7 +301,126 @@ def test_only_a_terminal_that_can_is_drawn_on(
     assert console.can_redraw() is drawn
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (723.0, "12 min 3 s"),
+        (3600.0, "1 h"),
+        (11520.0, "3 h 12 min"),
+        (86399.0, "23 h 59 min"),
+        (187200.0, "2 d 4 h"),
+    ],
+)
+def test_time_spans_have_two_units(seconds: float, text: str) -> None:
+    assert console.in_words(seconds) == text
+
+
 def test_there_is_one_console_a_stream() -> None:
     assert console.terminal() is console.terminal("stderr")
     assert console.terminal("stdout") is not console.terminal("stderr")
     assert console.terminal("stdout").width == 160
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (40, "best 99.7%, trial 6 3/8 95.0%"),
+        (20, "best 99.7%"),
+        (9, "best..."),
+        (2, "be"),
+    ],
+)
+def test_a_word_beside_a_bar_is_cut_between_words(width: int, shown: str) -> None:
+    assert console.fitted("best 99.7%, trial 6 3/8 95.0%", width) == shown
+    assert len(shown) <= width
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(7.9, "0:07"), (102, "1:42"), (7389, "2:03:09")])
+def test_time_taken_is_shown_as_by_a_clock(seconds: float, shown: str) -> None:
+    assert console._clock(seconds) == shown
+
+
+def lines_of(screen: io.StringIO) -> list[str]:
+    """What a terminal showed last, without what moves its cursor."""
+    assert console._display is not None
+    screen.seek(0)
+    screen.truncate()
+    console._display.refresh()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", screen.getvalue())
+    return [line.rstrip() for line in shown.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_budget_best_and_time_left_are_read_at_any_width(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    seen = io.StringIO()
+    terminal = Console(file=seen, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setitem(console._consoles, "stderr", terminal)
+    with console.display(PLAN):
+        with console.stage("overlays", 1150, "images") as stage:
+            stage.advance(1150)
+        with console.stage("trials", 100, "trials") as stage:
+            console.foresee("trials", 250.0)
+            stage.advance(6, "best 99.7%, trial 100 50/100 95.0%")
+            *_, line = lines_of(seen)
+    assert line.startswith("trials") and len(line) <= width
+    assert "6/100" in line and "4 min left" in line and "best 99.7%" in line
+    assert ("trial 100 50/100 95.0%" in line) == (width == 200)
+    assert not line.endswith(("tri", ",", "…"))
+
+
+def test_what_was_foreseen_passes_and_ends_with_its_stage(clock: Clock) -> None:
+    with console.stage("trials", 3, "trials"):
+        console.foresee("trials", 100.0)
+        clock.now += 30
+        assert console._left("trials") == 70.0
+        clock.now += 300
+        assert console._left("trials") == 0.0
+    assert console._left("trials") is None
+
+
+def test_a_line_that_says_nothing_new_is_left_out(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "igkd_search")
+    with console.stage("trials", 3, "trials") as stage:
+        for note in ("best 1.0%", "best 1.0%", "best 2.0%"):
+            console.foresee("trials", 42.0)
+            stage.advance(0, note)
+            clock.now += 6
+    assert caplog.messages == [
+        "trials: 0/3 trials",
+        "trials: 0/3 trials · best 1.0% · about 42 s left",
+        "trials: 0/3 trials · best 2.0% · about 42 s left",
+        "trials: 0/3 trials · best 2.0% · 18.0 s",
+    ]
+
+
+@pytest.mark.parametrize("loudness", [console.Loudness(quiet=True), console.Loudness(as_json=True)])
+def test_whoever_wants_less_gets_no_bars(screen: io.StringIO, loudness: console.Loudness) -> None:
+    console.choose(loudness)
+    with console.display(PLAN):
+        assert console._display is None
+    assert screen.getvalue() == ""
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = io.StringIO()
+    terminal = Console(file=seen, force_terminal=True, _environ={"TERM": "dumb"})
+    monkeypatch.setitem(console._consoles, "stderr", terminal)
+    console.log_to_terminal()
+    with console.display(PLAN):
+        assert console._display is None
+    assert seen.getvalue() == ""
+
+
+def test_a_table_can_be_pasted_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_table("best", ["", "value"], [["accuracy", "0.5"], ["latency", ""]])
+    out = capsys.readouterr().out
+    assert out.isascii() and out == (
+        "best\n          value\n---------------\naccuracy    0.5\nlatency\n"
+    )

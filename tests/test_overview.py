@@ -231,20 +231,3 @@ def test_a_line_says_the_most_important() -> None:
 )
 def test_only_what_counts_is_worth_another_line(changes: dict[str, Any], another: bool) -> None:
     assert (overview.outline(status(**changes)) != overview.outline(status())) is another
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (723.0, "12 min 3 s"),
-        (3600.0, "1 h"),
-        (11520.0, "3 h 12 min"),
-        (86399.0, "23 h 59 min"),
-        (187200.0, "2 d 4 h"),
-    ],
-)
-def test_time_spans_have_two_units(seconds: float, text: str) -> None:
-    assert overview._span(seconds) == text

@@ -1,5 +1,6 @@
 """What people read: the winner beside the teacher, what was spent, and what failed."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,14 @@ def test_where_all_is_well_there_is_nothing_to_type(capsys: pytest.CaptureFixtur
     tables.print_findings([findings.ok("python", "3.11")])
     out = capsys.readouterr().out
     assert "all is well" in out and "what to type" not in out
+
+
+def test_a_summary_says_how_far_accuracies_can_be_trusted_and_where_to_look_next(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables.print_summary(summary(rows={"validation": 287}))
+    out = capsys.readouterr().out
+    assert re.search(r"95% interval, 287 images +97.0 to 99.6% +95.\d to 99.\d%", out)
+    for typed in ("igkd report s -o report/", "igkd dashboard", "igkd export s -o best.toml"):
+        assert typed in out
+    assert out.isascii() and max(map(len, out.splitlines())) <= 80

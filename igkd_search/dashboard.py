@@ -1,0 +1,170 @@
+"""optuna-dashboard on a database of igkd, behind a gate: what is shown, and what may be asked.
+
+Its own server knows no login and deletes a study for whoever asks. Here every path is refused that
+is not known to be a read, unless changes were allowed; then those still are that would leave a
+study half removed.
+"""
+
+import functools
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import bottle
+import optuna_dashboard
+import sqlalchemy as sa
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna_dashboard._app import JupyterLabExtensionContext
+
+from igkd_search import artifacts, database, front_end, gate
+from igkd_search.errors import StorageError, reason_of
+from igkd_search.exhibit import Away, Exhibit, NoPatience, raising_away
+from igkd_search.logins import Logins
+
+log = logging.getLogger(__name__)
+
+READS = (
+    r"/",
+    r"/dashboard(?:/.*)?",
+    r"/api/meta",
+    r"/api/studies",
+    r"/api/studies/\d+",
+    r"/api/studies/\d+/param_importances",
+    r"/api/studies/\d+/plot/[a-z_]+",
+    r"/csv/\d+",
+    r"/favicon\.ico",
+    r"/static/.+",
+    r"/incompatible-rdb-schema",
+    r"/artifacts/\d+/[0-9a-fA-F-]+",
+    r"/artifacts/\d+/\d+/[0-9a-fA-F-]+",
+)
+"""Every path of optuna-dashboard that changes nothing when it is fetched; a slash may end it."""
+OUR_OWN = {
+    ("POST", r"/api/studies"): "a study begins with: igkd run STUDY",
+    ("POST", r"/api/studies/\d+/rename"): "a study's name stands in its budget and files as well",
+    ("DELETE", r"/api/studies/\d+"): "remove all of a study at once by: igkd delete STUDY",
+    ("POST", r"/incompatible-rdb-schema"): "igkd brings its database up to date by itself",
+}
+"""Changes that are refused whatever was allowed, and what to type instead."""
+_STUDY = re.compile(r"/api/studies/(\d+)/*")
+
+
+def guarded(
+    base: database.Database,
+    home: Path,
+    told: gate.Rules,
+    logins: Logins | None,
+) -> gate.Application:
+    """The whole as one WSGI application; StorageError when it cannot be served below a base path.
+
+    `told` is what `rules` made; without `logins` nobody is asked for a token.
+    """
+    base.storage.patience = NoPatience()
+    inner = application(base, home, told.base_path)
+    return gate.Gate(inner, told, logins, lambda: is_healthy(base))
+
+
+def rules(
+    names: Iterable[str],
+    public: Iterable[str] = (),
+    any_address: bool = False,
+    base_path: str = "",
+    writes: bool = False,
+) -> gate.Rules:
+    """What the gate is told of optuna-dashboard, which is addressed by these names."""
+    return gate.Rules(
+        names=frozenset(names) | frozenset(public),
+        public=frozenset(public),
+        any_address=any_address,
+        base_path=base_path,
+        reads=re.compile(f"(?:{'|'.join(READS)})/*"),
+        writes=writes,
+        why_not=_why_not,
+        foreign=re.compile(r"/artifacts/.*"),
+        kept=re.compile(r"/static/.*|/favicon\.ico"),
+    )
+
+
+def application(base: database.Database, home: Path, base_path: str = "") -> gate.Application:
+    """optuna-dashboard on this database, before no gate."""
+    exhibit = Exhibit(base)
+    context = JupyterLabExtensionContext(base_url=base_path) if base_path else None
+    inner: bottle.Bottle = optuna_dashboard.wsgi(
+        exhibit,
+        artifact_store=artifacts.Store(base, home / "artifacts"),
+        jupyterlab_extension_context=context,
+    )
+    inner.catchall = False  # what goes wrong is told below, in JSON
+    inner.install(_in_order)
+    exhibit.forget = inner._inmemory_cache.clear
+    shown: gate.Application = _Told(inner, exhibit)
+    if base_path:
+        folder = Path(optuna_dashboard.__file__).parent
+        shown = front_end.Below(shown, front_end.moved(base_path, folder))
+    return shown
+
+
+def is_healthy(base: database.Database) -> bool:
+    """Whether the database answers."""
+    try:
+        with base.transaction() as connection:
+            connection.execute(sa.text("SELECT 1"))
+    except StorageError:
+        return False
+    return True
+
+
+def _in_order(route: Callable[..., Any]) -> Callable[..., Any]:
+    """A plugin of bottle: plots come in one order, where optuna-dashboard takes that of a set."""
+
+    @functools.wraps(route)
+    def ordered(*arguments: Any, **options: Any) -> Any:
+        found = route(*arguments, **options)
+        if isinstance(found, dict) and "plotly_graph_objects" in found:
+            found["plotly_graph_objects"].sort(key=lambda plot: plot["id"])
+        return found
+
+    return ordered
+
+
+def _why_not(method: str, path: str) -> str | None:
+    for (refused, pattern), instead in OUR_OWN.items():
+        if method == refused and re.fullmatch(f"{pattern}/*", path):
+            return f"refused, although changes are allowed here: {instead}"
+    return None
+
+
+class _Told:
+    """An application whose faults are told as JSON: an absent database, an absent artifact."""
+
+    def __init__(self, inner: gate.Application, exhibit: Exhibit) -> None:
+        self._inner = inner
+        self._exhibit = exhibit
+
+    def __call__(self, environment: gate.Environment, start: gate.Start) -> Iterable[bytes]:
+        # it looks for gzip in a header that not every client sends
+        environment.setdefault("HTTP_ACCEPT_ENCODING", "identity")
+        asked = _STUDY.fullmatch(environment["PATH_INFO"])
+        try:
+            with raising_away(), self._exhibit.asked_for(int(asked[1]) if asked else None):
+                return self._inner(environment, start)
+        except Away as error:
+            log.warning("the database does not answer: %s", error)
+            said = f"the database does not answer ({error}); this page goes on once it does"
+            return _tell(start, "503 Service Unavailable", said, ("Retry-After", "5"))
+        except ArtifactNotFound:
+            return _tell(start, "404 Not Found", "there is no such artifact")
+        except StorageError as error:
+            return _tell(start, "500 Internal Server Error", reason_of(error))
+
+
+def _tell(
+    start: Callable[..., Any], status: str, reason: str, *headers: tuple[str, str]
+) -> Iterable[bytes]:
+    body = json.dumps({"reason": reason}).encode()
+    kind, length = ("Content-Type", "application/json"), ("Content-Length", str(len(body)))
+    start(status, [kind, length, *headers])
+    return [body]
