@@ -22,6 +22,7 @@ from igkd_search import (
     dashboard_command,
     doctor_command,
     output_options,
+    report_command,
     status_command,
     study_commands,
     tables,
@@ -317,6 +318,7 @@ worker_commands.register(app)
 status_command.register(app)
 study_commands.register(app)
 doctor_command.register(app)
+report_command.register(app)
 dashboard_command.register(app)
 
 

@@ -23,7 +23,7 @@ code { font-size: .9em }
 """
 _DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_DIGEST}'; form-action 'self'; "
+    f"default-src 'none'; img-src data:; style-src 'sha256-{_DIGEST}'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
 """The Content-Security-Policy under which it is shown."""
@@ -34,6 +34,7 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Token needed</title>
+<link rel="icon" href="data:,">
 <style>{style}</style>
 </head>
 <body>

@@ -303,6 +303,18 @@ def test_while_the_database_is_away_it_says_so_and_goes_on(url: str, tmp_path: P
     base.close()
 
 
+# Names.
+
+
+def test_a_public_name_may_have_a_port(url: str, tmp_path: Path) -> None:
+    base, gate = only_looking(url, tmp_path, public={"igkd.example.org:8443"})
+    own = "igkd.example.org:8443"
+    assert visit(gate, Host=own, Origin=f"https://{own}").status == 302
+    assert visit(gate, Origin=f"https://{own}").status == 302
+    assert visit(gate, Origin="https://igkd.example.org").status == 403
+    base.close()
+
+
 # Below a path.
 
 
