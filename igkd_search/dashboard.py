@@ -143,6 +143,7 @@ class _Told:
     def __init__(self, inner: callers.Application, exhibit: Exhibit) -> None:
         self._inner = inner
         self._exhibit = exhibit
+        self._away = False
 
     def __call__(self, environment: callers.Environment, start: callers.Start) -> Iterable[bytes]:
         # it looks for gzip in a header that not every client sends
@@ -150,15 +151,24 @@ class _Told:
         asked = _STUDY.fullmatch(environment["PATH_INFO"])
         try:
             with raising_away(), self._exhibit.asked_for(int(asked[1]) if asked else None):
-                return self._inner(environment, start)
+                answer = self._inner(environment, start)
+            if asked and self._away:
+                log.info("the database is back")
+                self._away = False
+            return answer
         except Away as error:
-            log.warning("the database does not answer: %s", error)
-            said = f"the database does not answer ({error}); this page goes on once it does"
+            if not self._away:  # once, not at every look of every page; who looks is not told where
+                log.warning("the database does not answer: %s", error)
+                self._away = True
+            said = "the database does not answer; this page goes on once it does"
             return _tell(start, "503 Service Unavailable", said, ("Retry-After", "5"))
         except ArtifactNotFound:
             return _tell(start, "404 Not Found", "there is no such artifact")
         except StorageError as error:
             return _tell(start, "500 Internal Server Error", reason_of(error))
+        except Exception:
+            log.exception("%s %s failed", environment["REQUEST_METHOD"], environment["PATH_INFO"])
+            return _tell(start, "500 Internal Server Error", "a bug; the dashboard's log has it")
 
 
 def _tell(

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 HEALTH = "/healthz"
 LOGIN = "/login"
 _FORM_BYTES = 4096
+_ELSEWHERE = ("cross-site", "same-site")
 
 
 class Gate:
@@ -153,7 +154,9 @@ def _local(target: str) -> str:
 def _page(
     request: Request, start: Start, status: int, target: str, fault: str = "", *headers: Any
 ) -> Iterable[bytes]:
-    body = login_page.render(request.rules.base_path + LOGIN, _local(target), fault).encode()
+    base = request.rules.base_path
+    followed = base + _local(target) if request.header("Sec-Fetch-Site") in _ELSEWHERE else ""
+    body = login_page.render(base + LOGIN, _local(target), fault, followed).encode()
     rules: answers.Headers = [
         ("Content-Type", "text/html; charset=utf-8"),
         ("Content-Security-Policy", login_page.POLICY),

@@ -49,19 +49,26 @@ _PAGE = """<!DOCTYPE html>
   autocomplete="current-password"{described}>
 <button type="submit">Open</button>
 </form>
+{link}
 </main>
 </body>
 </html>
 """
 
 
-def render(action: str, target: str, fault: str = "") -> str:
-    """The page; its form goes to `action`, and to `target` once the token was right."""
+def render(action: str, target: str, fault: str = "", followed: str = "") -> str:
+    """The page; its form goes to `action`, and to `target` once the token was right.
+
+    `followed` is where a link of another page led, for which browsers keep the cookie back: who
+    has one goes on from here.
+    """
+    link = f'<p><a href="{html.escape(followed)}">Go on</a> if this browser has had it.</p>'
     said = f'<p class="fault" id="fault" role="alert">{html.escape(fault)}</p>' if fault else ""
     return _PAGE.format(
         style=_STYLE,
         action=html.escape(action),
         target=html.escape(target),
         fault=said,
+        link=link if followed else "",
         described=' aria-describedby="fault" aria-invalid="true"' if fault else "",
     )

@@ -80,6 +80,18 @@ def test_browsers_are_asked_by_a_page_and_scripts_by_json(closed: Gate) -> None:
     assert "Bearer TOKEN" in visit(closed, "/api/x", Accept="*/*").plain["reason"]
 
 
+def test_who_follows_a_link_can_go_on_with_the_cookie_that_was_kept_back(closed: Gate) -> None:
+    headers: dict[str, str | None] = {
+        "Accept": "text/html",
+        "Sec_Fetch_Site": "cross-site",
+        "Sec_Fetch_Mode": "navigate",
+        "Sec_Fetch_Dest": "document",
+    }
+    page = visit(closed, "/page?x=1", headers=headers)
+    assert (page.status, b'<a href="/page?x=1">' in page.body) == (401, True)
+    assert b"<a " not in visit(closed, "/page", Accept="text/html").body
+
+
 def test_the_login_gives_a_cookie_that_opens(closed: Gate, door: Logins) -> None:
     given = login(closed, TOKEN)
     assert (given.status, given.headers["location"]) == (303, "/page")
