@@ -21,6 +21,7 @@ from igkd_search import (
     console,
     dashboard_command,
     doctor_command,
+    file_commands,
     output_options,
     status_command,
     study_commands,
@@ -317,6 +318,7 @@ worker_commands.register(app)
 status_command.register(app)
 study_commands.register(app)
 doctor_command.register(app)
+file_commands.register(app)
 dashboard_command.register(app)
 
 
