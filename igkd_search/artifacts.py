@@ -8,9 +8,11 @@ Optuna they are artifacts of the trial, to its dashboard too.
 import functools
 import io
 import json
+import logging
 import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +22,8 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from igkd_search import database, documents
 from igkd_search.schema import files
+
+log = logging.getLogger(__name__)
 
 KINDS = ("learning_curves", "confusion_matrix", "overlays")
 """What may be kept of a trial, in the order in which it is shown; drawn by `trial_figures`."""
@@ -66,7 +70,8 @@ def of_trial(base: database.Database, study: str, number: int) -> dict[str, byte
     found = {}
     for kind in KINDS:
         for name in _names(base, f"{_folder(number)}/{kind}-%.json", study):
-            found[f"{kind}.png"] = _draw(base, *name)
+            with suppress(ArtifactNotFound):
+                found[f"{kind}.png"] = _draw(base, *name)
     return found
 
 
@@ -143,7 +148,7 @@ def _names(
 
 
 def _draw(base: database.Database, study: str, name: str) -> bytes:
-    """The PNG of one kept document."""
+    """The PNG of one kept document; ArtifactNotFound when it cannot be drawn."""
     content, record = base.read_file(study, name), base.read_study(study)
     if content is None:
         raise ArtifactNotFound("not found")
@@ -151,7 +156,11 @@ def _draw(base: database.Database, study: str, name: str) -> bytes:
     folder, _, rest = name.partition("/")
     number, kind = int(folder.removeprefix("trial-")), rest.partition("-")[0]
     with _drawing:
-        return _drawn(kind, number, content, names)
+        try:
+            return _drawn(kind, number, content, names)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            log.warning("%s of study '%s' cannot be drawn: %r", name, study, error)
+            raise ArtifactNotFound("not found") from error
 
 
 @functools.lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ LABELS = {
     "overlay_strength": "overlay strength",
     "learning_rate": "learning rate",
 }
-_ACCURACY = "validation accuracy"
+ACCURACY = "validation accuracy"
 
 Point = tuple[Any, float]
 
@@ -57,7 +57,7 @@ def accuracy_against_latency(summary: Mapping[str, Any], rows: Sequence[Row]) ->
     teacher = _teacher_point(summary)
     shown = [row.accuracy for row in timed if row.accuracy is not None]
     low, high = span([*shown, *([teacher[1]] if teacher else [])])
-    figure = _figure("latency of the student, ms", _ACCURACY, (low, high))
+    figure = empty("latency of the student, ms", ACCURACY, (low, high))
     add_points(figure, timed, _latency, low, "complete", COMPLETE, "circle")
     front = undominated(timed)
     figure.add_scatter(
@@ -68,7 +68,7 @@ def accuracy_against_latency(summary: Mapping[str, Any], rows: Sequence[Row]) ->
         line={"color": COMPLETE, "width": 2, "shape": "hv"},
         hoverinfo="skip",
     )
-    _add_best(figure, summary, timed, _latency)
+    add_best(figure, summary, timed, _latency)
     if teacher:
         _add_teacher(figure, teacher)
     figure.update_xaxes(rangemode="tozero")
@@ -79,7 +79,7 @@ def against(
     summary: Mapping[str, Any], rows: Sequence[Row], question: Mapping[str, Any], name: str
 ) -> go.Figure:
     """Accuracy against one parameter of the space, with the paper's choice of it."""
-    figure = _figure(label(name), _ACCURACY, (0, 1))
+    figure = empty(label(name), ACCURACY, (0, 1))
     _add_slice(figure, summary, rows, question, name, "")
     return figure
 
@@ -88,7 +88,7 @@ def against_both(
     summary: Mapping[str, Any], rows: Sequence[Row], question: Mapping[str, Any]
 ) -> go.Figure:
     """The same of KD weight and overlay probability, side by side."""
-    figure = _figure(label("kd_weight"), _ACCURACY, (0, 1))
+    figure = empty(label("kd_weight"), ACCURACY, (0, 1))
     right = {"title": {"text": label("overlay_probability")}, "anchor": "y2", "domain": [0.54, 1]}
     figure.update_layout(
         xaxis={"domain": [0, 0.46]},
@@ -106,7 +106,7 @@ def epochs_saved(rows: Sequence[Row], question: Mapping[str, Any]) -> go.Figure:
     planned = question["trial"]["epochs"]
     trained = list(accumulate(row.epochs for row in rows))
     whole = [planned * count for count in range(1, len(rows) + 1)]
-    figure = _figure("trial", "epochs in all", None)
+    figure = empty("trial", "epochs in all", None)
     figure.add_scatter(
         x=numbers,
         y=trained,
@@ -156,6 +156,14 @@ def span(shown: Sequence[float]) -> tuple[float, float]:
     low, high = ordered[len(ordered) // 8], ordered[-1]
     room = max(high - low, 0.01)
     return max(0.0, min(low - 0.6 * room, high - 0.02)), min(1.02, high + 0.25 * room)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of every decade of a logarithmic axis; of many decades the first alone."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    found = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    return [each for each in found if 0.9 * low <= each <= 1.1 * high]
 
 
 def add_points(
@@ -210,7 +218,7 @@ def _add_slice(
     low, high = span(shown)
     add_points(figure, pruned, value, low, "pruned", PRUNED, "x-thin-open", **on)
     add_points(figure, complete, value, low, "complete", COMPLETE, "circle", **on)
-    _add_best(figure, summary, known, value, **on)
+    add_best(figure, summary, known, value, **on)
     theirs = paper.CHOICE.get(name)
     if theirs is not None and known:
         figure.add_scatter(
@@ -223,7 +231,9 @@ def _add_slice(
             **on,
         )
     span_of = (question["search"].get("space") or {}).get(name) or {}
-    kind = {"type": "log"} if span_of.get("log") else {}
+    kind: dict[str, Any] = {}
+    if span_of.get("log"):
+        kind = {"type": "log", "tickvals": ticks(span_of["low"], span_of["high"])}
     if any(isinstance(value(row), str) for row in known):
         kind = {"type": "category"}
     figure.update_layout(
@@ -233,13 +243,14 @@ def _add_slice(
         _note(figure, f"{label(name)} is not searched, or no trial has shown anything yet", axis)
 
 
-def _add_best(
+def add_best(
     figure: go.Figure,
     summary: Mapping[str, Any],
     rows: Iterable[Row],
     x: Callable[[Row], Any],
     **more: Any,
 ) -> None:
+    """Add the winner as a star, where it is among these trials."""
     best = summary.get("best")
     winner = [row for row in rows if best is not None and row.number == best["number"]]
     for row in winner:
@@ -258,6 +269,18 @@ def _add_best(
             hovertemplate=f"best, trial {row.number}: %{{y:.2%}}<br>at %{{x}}<extra></extra>",
             **more,
         )
+
+
+def add_level(figure: go.Figure, accuracy: float, name: str, over: tuple[int, int]) -> None:
+    """Add an accuracy as a dashed line from one x to another."""
+    figure.add_scatter(
+        x=list(over),
+        y=[_rounded(accuracy)] * 2,
+        mode="lines",
+        name=name,
+        line={"color": TEACHER, "width": 1.5, "dash": "dash"},
+        hovertemplate=f"{name}: %{{y:.2%}}<extra></extra>",
+    )
 
 
 def _add_teacher(figure: go.Figure, point: Point) -> None:
@@ -307,15 +330,15 @@ def _axis() -> dict[str, Any]:
     return {**line, "zeroline": False, "showline": True, "ticks": "outside", "automargin": True}
 
 
-def _figure(x: str, y: str, accuracies: tuple[float, float] | None) -> go.Figure:
+def empty(x: str, y: str, accuracies: tuple[float, float] | None) -> go.Figure:
     """An empty figure with these axes; of a share of 1 with its range."""
     shares = {} if accuracies is None else {"range": list(accuracies), "tickformat": ".1%"}
     figure = go.Figure()
     figure.update_layout(
         template=None,
         margin={"l": 56, "r": 16, "t": 36, "b": 48},
-        xaxis=_axis() | {"title": {"text": x}},
-        yaxis=_axis() | {"title": {"text": y}} | shares,
+        xaxis=_axis() | {"title": {"text": x, "standoff": 8}},
+        yaxis=_axis() | {"title": {"text": y, "standoff": 12}} | shares,
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         hovermode="closest",
         plot_bgcolor="rgba(0,0,0,0)",

@@ -23,6 +23,7 @@ from igkd_search import (
     doctor_command,
     file_commands,
     output_options,
+    report_command,
     status_command,
     study_commands,
     tables,
@@ -319,6 +320,7 @@ status_command.register(app)
 study_commands.register(app)
 doctor_command.register(app)
 file_commands.register(app)
+report_command.register(app)
 dashboard_command.register(app)
 
 

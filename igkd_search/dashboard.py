@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard._app import JupyterLabExtensionContext
 
-from igkd_search import artifacts, database, front_end, gate
+from igkd_search import artifacts, callers, database, front_end, gate
 from igkd_search.errors import StorageError, reason_of
 from igkd_search.exhibit import Away, Exhibit, NoPatience, raising_away
 from igkd_search.logins import Logins
@@ -55,9 +55,9 @@ _STUDY = re.compile(r"/api/studies/(\d+)/*")
 def guarded(
     base: database.Database,
     home: Path,
-    told: gate.Rules,
+    told: callers.Rules,
     logins: Logins | None,
-) -> gate.Application:
+) -> callers.Application:
     """The whole as one WSGI application; StorageError when it cannot be served below a base path.
 
     `told` is what `rules` made; without `logins` nobody is asked for a token.
@@ -73,10 +73,10 @@ def rules(
     any_address: bool = False,
     base_path: str = "",
     writes: bool = False,
-) -> gate.Rules:
+) -> callers.Rules:
     """What the gate is told of optuna-dashboard, which is addressed by these names."""
-    return gate.Rules(
-        names=frozenset(names) | frozenset(public),
+    return callers.Rules(
+        names=frozenset({*names, *(re.sub(r":\d+$", "", each) for each in public)}),
         public=frozenset(public),
         any_address=any_address,
         base_path=base_path,
@@ -88,7 +88,7 @@ def rules(
     )
 
 
-def application(base: database.Database, home: Path, base_path: str = "") -> gate.Application:
+def application(base: database.Database, home: Path, base_path: str = "") -> callers.Application:
     """optuna-dashboard on this database, before no gate."""
     exhibit = Exhibit(base)
     context = JupyterLabExtensionContext(base_url=base_path) if base_path else None
@@ -100,7 +100,7 @@ def application(base: database.Database, home: Path, base_path: str = "") -> gat
     inner.catchall = False  # what goes wrong is told below, in JSON
     inner.install(_in_order)
     exhibit.forget = inner._inmemory_cache.clear
-    shown: gate.Application = _Told(inner, exhibit)
+    shown: callers.Application = _Told(inner, exhibit)
     if base_path:
         folder = Path(optuna_dashboard.__file__).parent
         shown = front_end.Below(shown, front_end.moved(base_path, folder))
@@ -140,25 +140,35 @@ def _why_not(method: str, path: str) -> str | None:
 class _Told:
     """An application whose faults are told as JSON: an absent database, an absent artifact."""
 
-    def __init__(self, inner: gate.Application, exhibit: Exhibit) -> None:
+    def __init__(self, inner: callers.Application, exhibit: Exhibit) -> None:
         self._inner = inner
         self._exhibit = exhibit
+        self._away = False
 
-    def __call__(self, environment: gate.Environment, start: gate.Start) -> Iterable[bytes]:
+    def __call__(self, environment: callers.Environment, start: callers.Start) -> Iterable[bytes]:
         # it looks for gzip in a header that not every client sends
         environment.setdefault("HTTP_ACCEPT_ENCODING", "identity")
         asked = _STUDY.fullmatch(environment["PATH_INFO"])
         try:
             with raising_away(), self._exhibit.asked_for(int(asked[1]) if asked else None):
-                return self._inner(environment, start)
+                answer = self._inner(environment, start)
+            if asked and self._away:
+                log.info("the database is back")
+                self._away = False
+            return answer
         except Away as error:
-            log.warning("the database does not answer: %s", error)
-            said = f"the database does not answer ({error}); this page goes on once it does"
+            if not self._away:  # once, not at every look of every page; who looks is not told where
+                log.warning("the database does not answer: %s", error)
+                self._away = True
+            said = "the database does not answer; this page goes on once it does"
             return _tell(start, "503 Service Unavailable", said, ("Retry-After", "5"))
         except ArtifactNotFound:
             return _tell(start, "404 Not Found", "there is no such artifact")
         except StorageError as error:
             return _tell(start, "500 Internal Server Error", reason_of(error))
+        except Exception:
+            log.exception("%s %s failed", environment["REQUEST_METHOD"], environment["PATH_INFO"])
+            return _tell(start, "500 Internal Server Error", "a bug; the dashboard's log has it")
 
 
 def _tell(

@@ -5,6 +5,8 @@ As in `cli`, heavy modules are imported inside the command.
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import re
 import signal
 from pathlib import Path
@@ -116,6 +118,13 @@ def _name(typed: str) -> str:
     return typed.lower()
 
 
+def _address(typed: str) -> str:
+    try:
+        return str(ipaddress.ip_address(typed))
+    except ValueError:
+        raise StorageError(f"--trusted-proxy {typed}: must be an IP address") from None
+
+
 def _open(url: str, allow_write: bool) -> database.Database:
     from igkd_search import database, patience
 
@@ -145,7 +154,8 @@ def _server(
     proxy: dict[str, Any] = {}
     if trusted_proxy is not None:
         headers = {"x-forwarded-for", "x-forwarded-proto"}
-        proxy = {"trusted_proxy": trusted_proxy, "trusted_proxy_headers": headers}
+        proxy = {"trusted_proxy": _address(trusted_proxy), "trusted_proxy_headers": headers}
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for much at once
     return waitress.create_server(
         dashboard.guarded(base, home, told, door),
         sockets=place.sockets,

@@ -4,6 +4,7 @@ Nothing of it is stored, so note and plots are never behind the search, cost the
 and are there where one may only read. A note that a person wrote is stored and goes before ours.
 """
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +22,9 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from igkd_search import charts, database, patience, results, schema, study_note
-from igkd_search.errors import StorageLost
+from igkd_search.errors import StorageLost, reason_of
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _NOTE_VERSION = "dashboard:note_ver"
@@ -54,7 +57,7 @@ def raising_away() -> Iterator[None]:
     try:
         yield
     except (StorageLost, StorageInternalError, sa.exc.SQLAlchemyError) as error:
-        raise Away(patience.said_by(error)) from error
+        raise Away(patience.said_by(error).removeprefix("the database is away: ")) from error
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ class Exhibit(_CachedStorage):
         with self._making:
             made = self._made.get(study._study_id)
             if made is None or (made.record, made.states) != (record, states):
-                made = _Made(record, states, self._make(record))
+                made = _Made(record, states, self._described(record))
                 self._made[study._study_id] = made
         own = [key for key in study.system_attrs if key.startswith(_NOTE)]
         if any(study.system_attrs[key] for key in own):
@@ -153,6 +156,16 @@ class Exhibit(_CachedStorage):
         for key in own:  # the empty parts of a note that was emptied
             del study.system_attrs[key]
         return made.attributes
+
+    def _described(self, record: database.StudyRow) -> dict[str, Any]:
+        """Note and plots, or why there are none: the trials are shown whatever is wrong."""
+        try:
+            with raising_away():
+                return self._make(record)
+        except Exception as error:
+            log.exception("study %s cannot be described", record.name)
+            why = study_note.code(f"{type(error).__name__}: {reason_of(error)}")
+            return {_NOTE_VERSION: 0} | _parts(_NOTE, f"This study cannot be described: {why}")
 
     def _make(self, record: database.StudyRow) -> dict[str, Any]:
         """All attributes by which optuna-dashboard knows note and plots."""

@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from igkd_search.callers import Application, Environment, Start
 from igkd_search.errors import StorageError
-from igkd_search.gate import Application, Environment, Start
 
 PAGE = "index.html"
 SCRIPT = "public/bundle.js"
 SCRIPT_PATH = "/static/bundle.js"
 REPLACED = {
-    PAGE: {'src="/static/': 'src="{base}/static/'},
+    PAGE: {
+        'src="/static/': 'src="{base}/static/',
+        # without it a browser asks the root of the host, which is another site's
+        "</title>": '</title><link rel="icon" href="{base}/favicon.ico">',
+    },
     SCRIPT: {
         "${{this.baseURL}}/api/": "{base}/api/",
         'url_prefix:"/dashboard"': 'url_prefix:"{base}/dashboard"',

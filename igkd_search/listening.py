@@ -26,6 +26,8 @@ class Listening:
     sockets: list[socket.socket]
     everywhere: bool
     """Whether it is reached under every address of this host."""
+    loopback: bool
+    """Whether only this host reaches it."""
 
     @property
     def url(self) -> str:
@@ -37,7 +39,7 @@ class Listening:
     def names(self) -> set[str]:
         """Host names under which it is addressed, in small letters."""
         found = {"localhost", "127.0.0.1", "::1", self.host.lower()}
-        return found | ({socket.gethostname().lower()} if self.everywhere else set())
+        return found if self.loopback else found | {socket.gethostname().lower()}
 
     def close(self) -> None:
         """Give the port back."""
@@ -63,7 +65,7 @@ def listen(host: str, port: int) -> Listening:
             each.close()
         raise StorageError(_reason(host, port, error)) from error
     everywhere = any(_address(place).is_unspecified for _, place in places)
-    return Listening(host, port, found, everywhere)
+    return Listening(host, port, found, everywhere, is_loopback(host))
 
 
 def _bound(family: socket.AddressFamily, place: str, port: int) -> socket.socket:

@@ -23,7 +23,7 @@ code { font-size: .9em }
 """
 _DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_DIGEST}'; form-action 'self'; "
+    f"default-src 'none'; img-src data:; style-src 'sha256-{_DIGEST}'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
 """The Content-Security-Policy under which it is shown."""
@@ -34,6 +34,7 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Token needed</title>
+<link rel="icon" href="data:,">
 <style>{style}</style>
 </head>
 <body>
@@ -48,19 +49,26 @@ _PAGE = """<!DOCTYPE html>
   autocomplete="current-password"{described}>
 <button type="submit">Open</button>
 </form>
+{link}
 </main>
 </body>
 </html>
 """
 
 
-def render(action: str, target: str, fault: str = "") -> str:
-    """The page; its form goes to `action`, and to `target` once the token was right."""
+def render(action: str, target: str, fault: str = "", followed: str = "") -> str:
+    """The page; its form goes to `action`, and to `target` once the token was right.
+
+    `followed` is where a link of another page led, for which browsers keep the cookie back: who
+    has one goes on from here.
+    """
+    link = f'<p><a href="{html.escape(followed)}">Go on</a> if this browser has had it.</p>'
     said = f'<p class="fault" id="fault" role="alert">{html.escape(fault)}</p>' if fault else ""
     return _PAGE.format(
         style=_STYLE,
         action=html.escape(action),
         target=html.escape(target),
         fault=said,
+        link=link if followed else "",
         described=' aria-describedby="fault" aria-invalid="true"' if fault else "",
     )

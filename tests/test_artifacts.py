@@ -135,6 +135,20 @@ def test_the_next_attempt_replaces_what_one_that_died_has_kept(tmp_path: Path) -
     base.close()
 
 
+def test_what_another_release_kept_in_its_own_way_is_not_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = database.connect(prepared_url("sqlite", tmp_path))
+    begun(base, tmp_path)
+    (name,) = [each for each in base.file_digests("s") if each.startswith("trial-00000/learning")]
+    base.replace_files("s", {name: b'{"steps": 3}'})
+    assert list(artifacts.of_trial(base, "s", 0)) == ["confusion_matrix.png"]
+    assert "learning_curves" in caplog.text and "cannot be drawn" in caplog.text
+    with pytest.raises(ArtifactNotFound):
+        artifacts.Store(base, tmp_path).open_reader(name[-41:-5])
+    base.close()
+
+
 def test_a_copy_has_them_and_the_removal_of_a_study_takes_its_own(tmp_path: Path) -> None:
     base = database.connect(prepared_url("sqlite", tmp_path))
     begun(base, tmp_path)

@@ -1,4 +1,4 @@
-"""What charts show of trials, in how little JSON, and that they bear a study that lacks anything."""
+"""What charts show of trials, in how little JSON, and that they bear a study that lacks a lot."""
 
 import json
 import re

@@ -1,5 +1,6 @@
 """Every route of the installed optuna-dashboard is behind the gate, and each was looked at."""
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -283,7 +284,10 @@ def test_what_would_leave_half_a_study_is_refused_even_so(
 # A database that is away.
 
 
-def test_while_the_database_is_away_it_says_so_and_goes_on(url: str, tmp_path: Path) -> None:
+def test_while_the_database_is_away_it_says_so_and_goes_on(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     base, gate = only_looking(url, tmp_path)
 
     def away(*_: Any) -> None:
@@ -295,11 +299,38 @@ def test_while_the_database_is_away_it_says_so_and_goes_on(url: str, tmp_path: P
         assert answer.status == 503, path
         assert answer.headers["retry-after"] == "5"
         assert "does not answer" in answer.plain["reason"]
+        assert "gone" not in answer.plain["reason"]
     assert visit(gate, "/healthz").status == 503
     assert visit(gate, "/dashboard").status == 200
     sa.event.remove(base.engine, "begin", away)
     assert visit(gate, "/healthz").status == 200
     assert visit(gate, "/api/studies/1").status == 200
+    assert caplog.messages == ["the database does not answer: gone", "the database is back"]
+    base.close()
+
+
+def test_a_bug_is_told_in_json_and_logged(
+    looking: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(optuna, "load_study", broken)
+    answer = visit(looking, "/csv/1")
+    assert (answer.status, "a bug" in answer.plain["reason"]) == (500, True)
+    assert "RuntimeError: broken" in caplog.text
+    assert b"broken" not in answer.body
+
+
+# Names.
+
+
+def test_a_public_name_may_have_a_port(url: str, tmp_path: Path) -> None:
+    base, gate = only_looking(url, tmp_path, public={"igkd.example.org:8443"})
+    own = "igkd.example.org:8443"
+    assert visit(gate, Host=own, Origin=f"https://{own}").status == 302
+    assert visit(gate, Origin=f"https://{own}").status == 302
+    assert visit(gate, Origin="https://igkd.example.org").status == 403
     base.close()
 
 

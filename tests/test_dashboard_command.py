@@ -119,6 +119,7 @@ def test_a_taken_port_offers_another(igkd: Igkd, url: str) -> None:
         ("--base-path", "//evil.example"),
         ("--allowed-host", "http://a.example"),
         ("--allowed-host", "a.example/x"),
+        ("--trusted-proxy", "*"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(

@@ -114,6 +114,16 @@ def test_a_study_is_made_for_who_asked_and_a_foreign_one_never(
     assert shown(exhibit).system_attrs["study:metric_names"] == ["validation accuracy"]
 
 
+def test_a_study_that_cannot_be_described_is_shown_even_so(
+    writer: Database, exhibit: Exhibit, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish(writer, 0.5)
+    writer.set_question("s", {"of": "another release"})
+    assert note(exhibit).startswith("This study cannot be described: `KeyError: ")
+    assert "Traceback" in caplog.text
+    assert len(exhibit.get_all_trials(exhibit.get_study_id_from_name("s"))) == 1
+
+
 def test_nothing_of_it_is_stored(writer: Database, exhibit: Exhibit) -> None:
     shown(exhibit)
     assert writer.storage.get_study_system_attrs(exhibit.get_study_id_from_name("s")) == {}

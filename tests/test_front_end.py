@@ -15,8 +15,10 @@ SCRIPT = (
     "c=`![x](/artifacts/${e})`;d=(e,t)=>`${e}/artifacts/${t}`;"
 )
 
+PAGE = '<title>x</title><script src="/static/b.js">'
 
-def package(folder: Path, script: str = SCRIPT, page: str = '<script src="/static/b.js">') -> Path:
+
+def package(folder: Path, script: str = SCRIPT, page: str = PAGE) -> Path:
     """A package whose two files are these."""
     (folder / "public").mkdir()
     (folder / front_end.SCRIPT).write_text(script)
@@ -26,7 +28,9 @@ def package(folder: Path, script: str = SCRIPT, page: str = '<script src="/stati
 
 def test_every_address_is_moved(tmp_path: Path) -> None:
     moved = front_end.moved("/igkd", package(tmp_path))
-    assert moved.page == b'<script src="/igkd/static/b.js">'
+    icon = '<link rel="icon" href="/igkd/favicon.ico">'
+    script = '<script src="/igkd/static/b.js">'
+    assert moved.page.decode() == f"<title>x</title>{icon}{script}"
     assert gzip.decompress(moved.script).decode() == (
         "fetch(`/igkd/api/meta`);fetch(`/igkd/api/studies/${e}`);"
         'x={url_prefix:"/igkd/dashboard"};a=`/igkd/artifacts/${e}/1`;b=`/igkd/csv/${e}`;'

@@ -1,5 +1,6 @@
 """Where a server listens: which addresses are this host's own, and who holds a port."""
 
+import dataclasses
 import errno
 import os
 import socket
@@ -66,6 +67,14 @@ def test_on_all_addresses_it_is_called_by_the_hosts_name() -> None:
     assert place.everywhere
     assert place.url == f"http://{socket.gethostname()}:{place.port}"
     assert socket.gethostname().lower() in place.names
+    place.close()
+
+
+def test_where_others_reach_it_the_hosts_name_is_its_own() -> None:
+    place = listening.listen("127.0.0.1", 0)
+    seen = dataclasses.replace(place, host="192.0.2.1", loopback=False)
+    assert {"192.0.2.1", socket.gethostname().lower()} <= seen.names
+    assert socket.gethostname().lower() not in place.names - {"localhost"}
     place.close()
 
 

@@ -15,10 +15,11 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import yaml
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from optuna_dashboard._storage_url import get_storage
 
-from igkd_search import queued, searches
+from igkd_search import dashboard, queued, searches
 from igkd_search.database import Database, connect
 from igkd_search.errors import StorageError
 from igkd_search.identities import this_process
@@ -27,6 +28,7 @@ from igkd_search.workers import Machine, Register
 from igkd_search.workers import rows as register_of
 from tests import poolers
 from tests.databases import POSTGRES, postgres_server
+from tests.visits import visit
 
 FOLDER = Path(__file__).resolve().parents[1] / "storage"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text("utf-8"))
@@ -322,6 +324,19 @@ def test_the_dashboard_shows_and_cannot_delete(owned: str) -> None:
     assert status.startswith("200") and b'"s"' in body
     assert asked(storage, "DELETE", "/api/studies/1")[0].startswith("500")
     assert b'"s"' in asked(storage, "GET", "/api/studies")[1]
+    assert isinstance(storage, RDBStorage)
+    storage.engine.dispose()
+
+
+def test_our_dashboard_needs_no_more_than_the_reader(owned: str, tmp_path: Path) -> None:
+    base = connect(url_of("igkd_reader", owned), read_only=True)
+    gate = dashboard.guarded(base, tmp_path, dashboard.rules({"127.0.0.1"}), None)
+    names = [each["study_name"] for each in visit(gate, "/api/studies").plain["study_summaries"]]
+    number = base.storage.get_study_id_from_name("s")
+    assert "s" in names
+    assert visit(gate, f"/api/studies/{number}").status == 200
+    assert visit(gate, "/healthz").status == 200
+    base.close()
 
 
 @pytest.mark.skipif(poolers.PROGRAM is None, reason="pgbouncer is not on PATH (apt: pgbouncer)")

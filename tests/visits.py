@@ -9,7 +9,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
-from igkd_search.gate import Application, Environment, Start
+from igkd_search.callers import Application, Environment, Start
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,7 @@
 """The main job as a user types it: `igkd run digits`, then best, export and train, on real data."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
@@ -15,69 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from igkd_search import study_file
+from tests.end_to_end.user import Answer, Folder
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["kd_weight", "learning_rate", "overlay_probability", "temperature"]
-
-# A process between, since a child of this one would be charged with the memory of the whole suite.
-MEASURE = """
-import pathlib, resource, subprocess, sys
-code = subprocess.call(sys.argv[2:])
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-pathlib.Path(sys.argv[1]).write_text(str(peak))
-sys.exit(code)
-"""
-
-# minutes on two cores that nobody else uses; the limit only ends a hang
-pytestmark = pytest.mark.timeout(1800)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command printed, and the most memory that its process ever held."""
-
-    output: str
-    log: str
-    peak_bytes: int
-
-
-class Folder:
-    """An empty folder in which a user types commands; everything is kept in its ./storage."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def type(self, *command: str) -> Answer:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        environment.pop("OMP_NUM_THREADS", None)  # as many threads as a user gets
-        found = subprocess.run(
-            [sys.executable, "-c", MEASURE, "peak", sys.executable, *command],
-            cwd=self.path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert found.returncode == 0, found.stderr
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = int((self.path / "peak").read_text()) * unit
-        return Answer(found.stdout, found.stderr, peak)
-
-    def igkd(self, *arguments: str) -> Answer:
-        return self.type("-m", "igkd_search", *arguments)
-
-    def igkd_json(self, *arguments: str) -> Any:
-        return json.loads(self.igkd(*arguments, "-f", "json").output)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder(tmp_path_factory.mktemp("digits"))
-
-
-@pytest.fixture(scope="module")
-def first(folder: Folder) -> Answer:
-    """The main job, once."""
-    return folder.igkd("run", "digits", "-f", "json")
 
 
 @pytest.fixture(scope="module")

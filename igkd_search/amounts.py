@@ -1,0 +1,56 @@
+"""Numbers as people read them in a report: shares, milliseconds, factors, counts, time spans."""
+
+from typing import Any
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share of 1: 99.65%."""
+    return "" if share is None else f"{share:.{digits}%}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three significant digits: 0.273 ms."""
+    return "" if value is None else f"{value:.3g} ms"
+
+
+def times(ratio: float | None) -> str:
+    """A factor: 3.14x with the sign of multiplication, from a hundred on whole."""
+    if ratio is None:
+        return ""
+    return f"{ratio:,.0f}\u00d7" if ratio >= 100 else f"{ratio:.2f}\u00d7"
+
+
+def count(number: float | None) -> str:
+    """Whole, with separators: 543,498."""
+    return "" if number is None else f"{number:,.0f}"
+
+
+def value(found: Any) -> str:
+    """A parameter's value: three significant digits of a fraction, all else as it is."""
+    return f"{found:.3g}" if isinstance(found, float) else str(found)
+
+
+def several(number: int, noun: str) -> str:
+    """A count with its noun: 1 trial, 1,000 trials."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(words: list[str]) -> str:
+    """One; one and two; one, two and three."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def span(seconds: float | None) -> str:
+    """A time span in its two largest units: 42 s, 12 min 3 s, 3 h 12 min, 2 d 4 h."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    for unit, size, smaller, part in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"

@@ -1,0 +1,214 @@
+"""What each chart of a report shows, said in words: its title, its finding, and what to know of it.
+
+The finding is the chart's text alternative, so it holds the figures that a reader would take away.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from igkd_search import amounts, charts
+
+METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A heading, the finding in a sentence or two, and a remark on how to read the chart."""
+
+    title: str
+    finding: str
+    remark: str = ""
+
+
+def of(content: Mapping[str, Any], ids: Sequence[str]) -> dict[str, Caption]:
+    """A caption for each chart of these ids (`report_charts.draw`)."""
+    return {
+        name: _slice(content, name.removeprefix("slice-"))
+        if name.startswith("slice-")
+        else _CAPTIONS[name](content)
+        for name in ids
+    }
+
+
+def question(content: Mapping[str, Any]) -> str:
+    """What the study asks, in one sentence."""
+    asked, trial = content["provenance"]["question"], content["provenance"]["question"]["trial"]
+    names = list(asked["search"].get("space") or {})
+    if asked["search"].get("students"):
+        names.insert(0, "student")
+    space = amounts.listed([charts.label(name) for name in names])
+    teacher, source = asked.get("teacher", {}), asked.get("data", {})
+    student = "the best student" if content["summary"]["front"] is None else "the best trade-off"
+    of_teacher = f" of {teacher['architecture']}" if teacher.get("architecture") else ""
+    if not {"removed_blocks", "student", "architecture", "width"} & set(names):
+        blocks = trial.get("removed_blocks")
+        of_teacher += f" without its last {amounts.several(blocks, 'block')}" if blocks else ""
+    on = f", on {source['source']}" if source.get("source") else ""
+    return f"Which {space or 'configuration'} make {student}{of_teacher}{on}?"
+
+
+def progress(content: Mapping[str, Any]) -> str:
+    """How far the search is, in one sentence."""
+    status, budget = content["status"], content["status"]["budget"]
+    done = f"{amounts.count(budget['done'])} of {amounts.several(budget['trials'], 'trial')} done"
+    if status["ended"]:
+        return f"The search has ended, {done}." + (
+            f" It was stopped: {status['stopped']}." if status["stopped"] else ""
+        )
+    at_work = sum(status["workers"].get(state, 0) for state in ("training", "waiting"))
+    left = status["seconds"]["left"]
+    words = f"The search is running: {done}, {amounts.several(at_work, 'worker')} at work"
+    if not at_work:
+        words = f"The search has not ended: {done}, and nobody is at work"
+    return words + (f", about {amounts.span(left)} left." if left else ".")
+
+
+def heading(name: str) -> str:
+    """A parameter's name at the head of a column or a chart."""
+    label = charts.label(name)
+    return label[0].upper() + label[1:]
+
+
+def _history(content: Mapping[str, Any]) -> Caption:
+    trials, best = content["summary"]["trials"], content["summary"]["best"]
+    counts = amounts.several(trials["complete"], "complete trial") + "".join(
+        f", {trials[state]:,} {state}"
+        for state in ("pruned", "failed", "running")
+        if trials.get(state)
+    )
+    if best is None:
+        return Caption("Accuracy, trial by trial", f"No trial is complete yet: {counts}.")
+    before = sum(each["number"] < best["number"] for each in content["trials"])
+    return Caption(
+        "Accuracy, trial by trial",
+        f"Trial {best['number']}, the {_ordinal(before + 1)} to begin, is the best with "
+        f"{amounts.percent(best['accuracy'])}: {counts}.",
+        "Triangles on the lower edge are trials below the axis; their accuracy is in their label.",
+    )
+
+
+def _front(content: Mapping[str, Any]) -> Caption:
+    answer, front = content["answer"], content["summary"]["front"]
+    found = {each["latency_ms"] for each in content["trials"] if each["state"] == "complete"}
+    timed = sorted(each for each in found if each is not None)
+    teacher = content["summary"]["teacher"]["latency"].get("onnxruntime")
+    against = f" The teacher takes {amounts.milliseconds(teacher['median_ms'])}." if teacher else ""
+    if front:
+        words = (
+            f"{amounts.several(len(front), 'trial')} that none beats in both, from "
+            f"{amounts.percent(front[0]['accuracy'])} to {amounts.percent(front[-1]['accuracy'])}."
+        )
+    elif len(timed) == 1:
+        words = f"Every trial trains the same student, of {amounts.milliseconds(timed[0])}."
+    else:
+        words = (
+            f"Students take from {amounts.milliseconds(timed[0])} to "
+            f"{amounts.milliseconds(timed[-1])}; the best has "
+            f"{amounts.percent(answer['accuracy'])}."
+        )
+    remark = "ONNX Runtime, one thread, batch 1, CPU: median, warm, interleaved with the teacher."
+    return Caption("Accuracy against latency", words + against, remark)
+
+
+def _importances(content: Mapping[str, Any]) -> Caption:
+    found = content["importances"]
+    words, remarks = [], []
+    for method, title in METHODS.items():
+        one = found[method]
+        if one["values"]:
+            name, share = next(iter(one["values"].items()))
+            words.append(f"{title} puts {charts.label(name)} first, with {share:.0%}")
+            of_all = f" of {one['complete']:,}" if one["trials"] < one["complete"] else ""
+            trees = f", {one['trees']} trees" if "trees" in one else ""
+            remarks.append(f"{title}: {one['trials']:,}{of_all} complete trials{trees}")
+        else:
+            remarks.append(f"{title}: {one['reason']}")
+    how = "fANOVA asks what moves accuracy over the whole space, PED-ANOVA what the best tenth has."
+    return Caption(
+        "What mattered", f"{'; '.join(words)}.", f"{'. '.join(remarks)}. {how}" if remarks else how
+    )
+
+
+def _slice(content: Mapping[str, Any], name: str) -> Caption:
+    label, title, best = charts.label(name), heading(name), content["summary"]["best"]
+    theirs = content["paper"]["choice"].get(name)
+    remark = "" if theirs is None else f"The paper's choice: {theirs:g}."
+    if best is None or name not in best["parameters"]:
+        return Caption(title, f"No complete trial has shown which {label} is best yet.", remark)
+    complete = [each for each in content["trials"] if each["state"] == "complete"]
+    ordered = sorted(complete, key=lambda each: (-each["accuracy"], each["number"]))[:_TOP]
+    values = [each["parameters"][name] for each in ordered if name in each["parameters"]]
+    words = f"The best has {amounts.value(best['parameters'][name])}"
+    if len(values) > 1 and all(isinstance(value, int | float) for value in values):
+        words += (
+            f"; the {len(values)} most accurate lie between {amounts.value(min(values))} and "
+            f"{amounts.value(max(values))}"
+        )
+    return Caption(title, f"{words}.", remark)
+
+
+def _curves(content: Mapping[str, Any]) -> Caption:
+    found, best = content["curves"], content["summary"]["best"]
+    shown = len(found["trials"])
+    ends = sorted(each["epochs"][-1] for each in found["trials"] if each["state"] == "pruned")
+    words = []
+    if best is not None:
+        words.append(
+            f"The best trial ends at {amounts.percent(best['accuracy'])} after "
+            f"{amounts.several(best['epochs'], 'epoch')}"
+        )
+    if ends:
+        words.append(
+            f"of {len(ends):,} pruned trials half were stopped by epoch {ends[len(ends) // 2]} of "
+            f"{found['epochs']}"
+        )
+    drawn = ""
+    if shown < found["of"]:
+        drawn = f"Drawn are {shown:,} of {found['of']:,} trials: the best, others by a fixed seed."
+    finding = "; ".join(words) or f"{amounts.several(shown, 'trial')} on the way"
+    return Caption("Accuracy by epoch", f"{finding}.", drawn)
+
+
+def _compression(content: Mapping[str, Any]) -> Caption:
+    ours, paper = content["students"], content["paper"]
+    source = content["provenance"]["question"].get("data", {}).get("source", "this study's data")
+    best = max(ours, key=lambda each: each["accuracy"])
+    blocks, last = paper["arms_of_removed_blocks"], paper["arms"][-1]
+    return Caption(
+        "Beside the paper's eight students",
+        f"Ours: {amounts.times(best['compression'])} fewer parameters than the teacher at "
+        f"{amounts.percent(best['accuracy'])} on validation images of {source}. The paper's, with "
+        f"{blocks} blocks removed: {amounts.percent(last['mean'])} ({last['name']}, mean of ten) on"
+        " CIFAR-10's test images.",
+        f"{paper['source']}: mean and sd of ten runs, chosen on the test set, so heights compare "
+        f"with ours at most as a guide. Accuracies are held here for {blocks} removed blocks "
+        "alone; the eight sizes are the ticks on the lower edge.",
+    )
+
+
+def _saved(content: Mapping[str, Any]) -> Caption:
+    epochs = content["spent"]["epochs"]
+    share = epochs["saved"] / epochs["without_pruning"] if epochs["without_pruning"] else 0.0
+    return Caption(
+        "What pruning saved",
+        f"{epochs['trained']:,} epochs were trained; {epochs['without_pruning']:,} it would have "
+        f"been without pruning: {epochs['saved']:,} saved, {share:.0%}.",
+        "Trials that failed or still run count with the epochs that they have trained.",
+    )
+
+
+def _ordinal(number: int) -> str:
+    last = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{'th' if number % 100 in (11, 12, 13) else last}"
+
+
+_CAPTIONS = {
+    "history": _history,
+    "front": _front,
+    "importances": _importances,
+    "curves": _curves,
+    "compression": _compression,
+    "saved": _saved,
+}

@@ -1,0 +1,137 @@
+"""A report as one HTML file that opens offline, with no request to anything.
+
+Plotly's 4.8 MB are in it once, compressed; a few lines of script inflate them and draw. Where that
+cannot be done, each chart is still said in words, and the tables and pictures need no script.
+"""
+
+import base64
+import functools
+import gzip
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import plotly
+
+from igkd_search import amounts, charts, report_captions, report_charts
+from igkd_search.report import Report
+
+TOP_TRIALS = 10
+DARK = {
+    charts.COMPLETE: "#6cb8f0",
+    charts.PRUNED: "#e0a94a",
+    charts.FAILED: "#ff8f7f",
+    charts.BEST: "#f4f1ea",
+    charts.TEACHER: "#b3b1aa",
+    charts.PAPER: "#cf9be8",
+    charts.MUTED: "#7d828c",
+    "#ffffff": "#16181d",
+}
+"""The colours of charts -> what they are in the dark."""
+_TEMPLATE = "report.html.j2"
+_FILES = {
+    "learning_curves.png": "Loss and accuracy of every epoch",
+    "confusion_matrix.png": "Which classes it takes for which",
+}
+_OVERLAYS = "overlays.png"
+
+
+def render(report: Report) -> str:
+    """The page; every text of the study is escaped."""
+    content = report.content
+    figures = report_charts.draw(content, report.rows)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("igkd_search", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "percent": amounts.percent,
+        "ms": amounts.milliseconds,
+        "times": amounts.times,
+        "count": amounts.count,
+        "value": amounts.value,
+        "span": amounts.span,
+        "label": charts.label,
+        "heading": report_captions.heading,
+    }
+    return environment.get_template(_TEMPLATE).render(
+        **content,
+        question=report_captions.question(content),
+        progress=report_captions.progress(content),
+        several=amounts.several,
+        captions=report_captions.of(content, list(figures)),
+        slices=[name for name in figures if name.startswith("slice-")],
+        figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
+        dark=DARK,
+        plotly=_plotly(),
+        whiskers=_whiskers(content["answer"]),
+        top=_top(content["trials"]),
+        searched=report_charts.searched(report.rows),
+        images=_images(report),
+    )
+
+
+@functools.cache
+def _plotly() -> str:
+    """Plotly's script, compressed (the same bytes every time), as base64."""
+    package = importlib.resources.files(plotly)
+    script = package.joinpath("package_data", "plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(script, 9, mtime=0)).decode()
+
+
+def _whiskers(answer: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Where student and teacher with their intervals lie on a common scale, in % of its width."""
+    if answer is None:
+        return []
+    shown = [
+        (name, answer[f"{prefix}accuracy"], answer[f"{prefix}interval"])
+        for name, prefix in (("student", ""), ("teacher", "teacher_"))
+        if answer[f"{prefix}interval"] is not None
+    ]
+    if not shown:
+        return []
+    low: float = min(interval["low"] for _, _, interval in shown)
+    high: float = max(interval["high"] for _, _, interval in shown)
+    room: float = (high - low) or 1.0
+
+    def at(share: float) -> float:
+        return round(4 + 92 * (share - low) / float(room), 2)
+
+    return [
+        {
+            "name": name,
+            "accuracy": accuracy,
+            "interval": interval,
+            "dot": at(accuracy),
+            "left": at(interval["low"]),
+            "width": round(at(interval["high"]) - at(interval["low"]), 2),
+        }
+        for name, accuracy, interval in shown
+    ]
+
+
+def _top(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The most accurate complete trials."""
+    complete = [each for each in trials if each["state"] == "complete"]
+    return sorted(complete, key=lambda each: (-each["accuracy"], each["number"]))[:TOP_TRIALS]
+
+
+def _images(report: Report) -> dict[str, list[dict[str, Any]]]:
+    """The pictures as data URLs with what they show: of the winner, and overlays of all."""
+    found: dict[str, list[dict[str, Any]]] = {"winner": [], "overlays": []}
+    for picture in report.content["pictures"]:
+        content = report.pictures[picture["trial"], picture["file"]]
+        shown = {
+            **picture,
+            "url": f"data:image/png;base64,{base64.b64encode(content).decode()}",
+            "width": int.from_bytes(content[16:20], "big"),
+            "height": int.from_bytes(content[20:24], "big"),
+            "says": _FILES.get(picture["file"], picture["file"]),
+        }
+        found["overlays" if picture["file"] == _OVERLAYS else "winner"].append(shown)
+    return found

@@ -1,0 +1,57 @@
+"""What charts show is said in words, with the figures in them."""
+
+import copy
+
+import pytest
+
+from igkd_search import report_captions, report_charts
+from tests import reports
+
+
+@pytest.mark.parametrize("kind", reports.KINDS)
+def test_every_chart_has_its_title_and_finding(kind: str) -> None:
+    found = reports.made(kind)
+    drawn = report_charts.draw(found.content, found.rows)
+    captions = report_captions.of(found.content, list(drawn))
+    assert list(captions) == list(drawn)
+    for caption in captions.values():
+        assert caption.title and caption.finding.endswith(".")
+
+
+def test_findings_hold_the_figures() -> None:
+    found = reports.made("mixed")
+    drawn = report_charts.draw(found.content, found.rows)
+    said = {
+        name: caption.finding
+        for name, caption in report_captions.of(found.content, list(drawn)).items()
+    }
+    assert "93.00%" in said["history"] and "12 complete trials" in said["history"]
+    assert "1 ms" in said["front"] and "4 ms" in said["front"]
+    assert "KD weight" in said["importances"]
+    assert "4.00\u00d7" in said["compression"] and "92.02%" in said["compression"]
+    epochs = found.content["spent"]["epochs"]
+    assert f"{epochs['saved']} saved" in said["saved"]
+
+
+def test_the_question_is_a_sentence() -> None:
+    wanted = "Which KD weight and overlay strength make the best student of mobilenet_v2 without"
+    assert report_captions.question(reports.made("mixed").content).startswith(wanted)
+    assert "trade-off" in report_captions.question(reports.made("pareto").content)
+
+
+def test_progress_is_said_of_a_search_at_every_moment() -> None:
+    content = copy.deepcopy(reports.made("running").content)
+    assert "0 of 18 trials done, and nobody is at work" in report_captions.progress(content)
+    content["status"] |= {"workers": {"training": 2}, "seconds": {"left": 90, "searched": 1}}
+    said = report_captions.progress(content)
+    assert said.startswith("The search is running: 0 of 18 trials done, 2 workers at work")
+    assert said.endswith("about 1 min 30 s left.")
+    content["status"] |= {"ended": True, "stopped": "search.hours = 1 are spent"}
+    assert report_captions.progress(content).endswith("search.hours = 1 are spent.")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (21, "21st")]
+)
+def test_places_are_counted(number: int, said: str) -> None:
+    assert report_captions._ordinal(number) == said
