@@ -21,6 +21,7 @@ from igkd_search import (
     console,
     dashboard_command,
     doctor_command,
+    file_commands,
     output_options,
     report_command,
     status_command,
@@ -318,6 +319,7 @@ worker_commands.register(app)
 status_command.register(app)
 study_commands.register(app)
 doctor_command.register(app)
+file_commands.register(app)
 report_command.register(app)
 dashboard_command.register(app)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from igkd_search import console
+from igkd_search import completion, console
 from igkd_search.crew import Launcher, Order
 from igkd_search.errors import StorageError
 
@@ -38,7 +38,11 @@ class Format(StrEnum):
 
 StudyArgument = Annotated[
     str,
-    typer.Argument(metavar="STUDY", help="A study file, a shipped study, or one in the storage."),
+    typer.Argument(
+        metavar="STUDY",
+        help="A study file, a shipped study, or one in the storage.",
+        autocompletion=completion.studies,
+    ),
 ]
 
 
@@ -46,7 +50,8 @@ def _warn_of_password(context: typer.Context, typed: str | None) -> str | None:
     # the callback of --storage: only here is it known that it came by the command line
     source = context.get_parameter_source("storage")
     by_command_line = source is not None and source.name == "COMMANDLINE"
-    if typed is not None and by_command_line and holds_password(typed):
+    told = typed is not None and not context.resilient_parsing  # and not only being completed
+    if told and by_command_line and holds_password(str(typed)):
         console.print_note(
             "warning: --storage: every user of this machine can read a command's password "
             "(ps); type --storage-file FILE, or set IGKD_STORAGE or PGPASSFILE",
@@ -83,6 +88,7 @@ DeviceOption = Annotated[
         # devices.choose reads the variable, and so can say which of the two is wrong
         help="Where to compute: cuda, cuda:1, mps or cpu.  [env var: IGKD_DEVICE]  "
         "[default: the best there is]",
+        autocompletion=completion.devices,
     ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print.")]

@@ -200,7 +200,12 @@ class Stage:
             self.note = note
         if _display is not None and self._task is not None:
             _display.update(
-                self._task, completed=self.done, count=self._count(), note=self.note, refresh=False
+                self._task,
+                total=self.total or 1,  # which whoever looks on learns only later
+                completed=self.done,
+                count=self._count(),
+                note=self.note,
+                refresh=False,
             )
         elif time.monotonic() - self._last_line >= _LINE_SECONDS and self.done < self.total:
             self._last_line = time.monotonic()

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from igkd_search import console, tables
+from igkd_search import completion, console, tables
 from igkd_search.command_options import (
     HOME,
     Format,
@@ -29,7 +29,12 @@ def register(app: typer.Typer) -> None:
 def doctor(
     context: typer.Context,
     study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="Look at this study as well.")
+        str | None,
+        typer.Argument(
+            metavar="[STUDY]",
+            help="Look at this study as well.",
+            autocompletion=completion.stored_studies,
+        ),
     ] = None,
     storage: StorageOption = None,
     home: HomeOption = HOME,

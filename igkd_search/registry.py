@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from igkd_search import database, queued, slots, space, spec, study_file, warm_start
+from igkd_search import database, queued, shipped, slots, space, spec, study_file, warm_start
 from igkd_search.errors import StudyError
 
 
@@ -58,10 +58,7 @@ def begun(base: database.Database, name: str) -> spec.Study:
 
 def shipped_studies() -> dict[str, Path]:
     """The study files of the package by name, in order: inside the wheel, or beside the package."""
-    package = Path(__file__).parent
-    folder = package / "studies"
-    folder = folder if folder.is_dir() else package.parent / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return shipped.studies()
 
 
 def check_question(base: database.Database, study: spec.Study) -> None:

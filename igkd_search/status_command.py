@@ -1,4 +1,4 @@
-"""`igkd status`: who is at work, and how far the search is.
+"""`igkd status` and `igkd studies`: who is at work, and how far one search is, or each of them.
 
 As in `cli`, heavy modules are imported inside the commands.
 """
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from igkd_search import console
+from igkd_search import console, tables
 from igkd_search.command_options import (
     HOME,
     Format,
@@ -15,15 +15,18 @@ from igkd_search.command_options import (
     HomeOption,
     StorageOption,
     StudyArgument,
+    open_if_there,
     open_storage,
     show,
+    url_of,
 )
 from igkd_search.endings import reporting
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to those of an app."""
+    """Add the commands to those of an app."""
     app.command()(status)
+    app.command()(studies)
 
 
 def status(
@@ -59,3 +62,19 @@ def status(
                 watching.watch(reader.read, draw, interval)
         except KeyboardInterrupt:  # the usual way to leave, so no error is printed
             raise typer.Exit(130) from None
+
+
+def studies(
+    storage: StorageOption = None,
+    home: HomeOption = HOME,
+    format: FormatOption = Format.table,
+) -> None:
+    """What the storage holds: state, trials, best and workers of each study."""
+    with reporting("studies"):
+        from igkd_search import database
+        from igkd_search import studies as shelf
+
+        base = open_if_there(storage, home)
+        found = [] if base is None else shelf.survey(base)
+        place = database.masked(url_of(storage, home))
+        show(found, format, lambda rows: tables.print_studies(rows, place))

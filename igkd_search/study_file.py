@@ -1,47 +1,76 @@
 """Study and exported files: TOML read into the models of `spec`, every fault said in one message.
 
-A fault names its place in the file, what was found, what is allowed, and the nearest legal name.
+A fault names its line and place in the file, what was found, what is allowed, and the nearest legal
+name.
 """
 
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import pydantic
 from pydantic import BaseModel
 
-from igkd_search import spec, strategies
+from igkd_search import spec, strategies, toml_lines
 from igkd_search.errors import StudyError
 
 Model = TypeVar("Model", bound=BaseModel)
 AnyRun = TypeVar("AnyRun", bound=spec.Run)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict; StudyError when it is missing, unreadable or not TOML."""
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a file; `line` is from 1, and None where no line says it."""
+
+    line: int | None
+    place: str
+    """Its key path, such as search.start[0].temperature; empty where there is none."""
+    message: str
+    """What was found and what is allowed, which begins with the place where there is one."""
+
+    def __str__(self) -> str:
+        """As it stands in an error."""
+        return self.message if self.line is None else f"line {self.line}: {self.message}"
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; StudyError when it is missing or unreadable."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StudyError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read: {error}") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict; StudyError when it is missing, unreadable or not TOML."""
+    try:
+        return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{path}: not valid TOML: {error}") from error
 
 
 def read_study(path: Path) -> spec.Study:
-    """The study in a file; StudyError names every fault of it, each with its place."""
-    return _with_paths(check(spec.Study, read_toml(path), str(path)), path)
+    """The study in a file; StudyError names every fault of it, each with its line and place."""
+    return _read(spec.Study, path)
 
 
 def read_exported(path: Path) -> spec.Exported:
     """The configuration in a file that `igkd export` wrote; checked like a study file."""
-    return _with_paths(check(spec.Exported, read_toml(path), str(path)), path)
+    return _read(spec.Exported, path)
 
 
-def _with_paths(run: AnyRun, path: Path) -> AnyRun:
+def _read(model: type[AnyRun], path: Path) -> AnyRun:
+    plain = read_toml(path)
+    return with_paths(check(model, plain, str(path), read_text(path)), path)
+
+
+def with_paths(run: AnyRun, path: Path) -> AnyRun:
+    """The same with its folders and files as whole paths, of which some are beside the file."""
     data, teacher = run.data, run.teacher
     if data.path is not None:
         data = data.model_copy(update={"path": str(Path(data.path).expanduser().absolute())})
@@ -52,20 +81,57 @@ def _with_paths(run: AnyRun, path: Path) -> AnyRun:
     return run.model_copy(update={"data": data, "teacher": teacher})
 
 
-def check(model: type[Model], plain: Mapping[str, Any], where: str) -> Model:
-    """Validate a plain dict; StudyError lists all its faults, with the nearest legal names."""
+def check(
+    model: type[Model], plain: Mapping[str, Any], where: str, text: str | None = None
+) -> Model:
+    """Validate a plain dict; StudyError lists all its faults, with the nearest legal names.
+
+    `text` is the file that it was read from, whose lines are named then.
+    """
+    found = faults(model, plain, text)
+    if isinstance(found, list):
+        if len(found) == 1:
+            raise StudyError(f"{where}: {found[0]}") from None
+        listed = "".join(f"\n  {fault}" for fault in found)
+        raise StudyError(f"{where}: {len(found)} faults{listed}") from None
+    return found
+
+
+def faults(
+    model: type[Model], plain: Mapping[str, Any], text: str | None = None
+) -> Model | list[Fault]:
+    """What a plain dict says as this model, or every fault of it; as `check`."""
     try:
         return model.model_validate(plain)
     except pydantic.ValidationError as error:
-        faults = [
-            line
+        lines = None if text is None else toml_lines.lines_of(text)
+        return [
+            _fault(item["loc"], message, lines)
             for item in error.errors()
-            for line in _explain(model, plain, dict(item)).split("\n")
+            for message in _explain(model, plain, dict(item)).split("\n")
         ]
-        if len(faults) == 1:
-            raise StudyError(f"{where}: {faults[0]}") from None
-        listed = "".join(f"\n  {fault}" for fault in faults)
-        raise StudyError(f"{where}: {len(faults)} faults{listed}") from None
+
+
+def _fault(
+    place: tuple[int | str, ...], message: str, lines: Mapping[toml_lines.Place, int] | None
+) -> Fault:
+    """A fault at a place of the model; without one its message begins with the place."""
+    named = tuple(part for part in place if part not in _NOT_A_KEY) or place_in(message)
+    line = None if lines is None else toml_lines.nearest_line(lines, named)
+    return Fault(line, _path(named), message)
+
+
+def place_in(message: str) -> toml_lines.Place:
+    """The key path that a message begins with, when it is one of a file."""
+    found = re.match(r"([a-z_]+)((?:\.\w+|\[\d+\])*)", message)
+    if found is None or found[1] not in {*spec.Study.model_fields, *spec.Exported.model_fields}:
+        return ()
+    parts = re.findall(r"\.(\w+)|\[(\d+)\]", found[2])
+    return (found[1], *(key or int(position) for key, position in parts))
+
+
+def _path(place: toml_lines.Place) -> str:
+    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
 
 
 _NOT_A_KEY = ("float", "int", "bool", "str", "[key]")  # what pydantic adds to a place
@@ -73,7 +139,7 @@ _NOT_A_KEY = ("float", "int", "bool", "str", "[key]")  # what pydantic adds to a
 
 def _explain(model: type[BaseModel], plain: Any, item: dict[str, Any]) -> str:
     place = tuple(part for part in item["loc"] if part not in _NOT_A_KEY)
-    path = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
+    path = _path(place)
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         legal = sorted(_fields_at(model, plain, place[:-1]))

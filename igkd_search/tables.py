@@ -188,6 +188,40 @@ def print_final(result: dict[str, Any], output: Path) -> None:
     console.print_pairs(f"test set: {result['test']['images']} images, read {times}", pairs)
 
 
+def print_studies(found: Sequence[Mapping[str, Any]], place: str) -> None:
+    """Print a line for each study of a storage; below, what is wrong with damaged ones."""
+    if not found:
+        console.print_pairs(
+            f"no study in {place} yet",
+            {"try one": "igkd run digits", "write one": "igkd init NAME"},
+        )
+        return
+    columns = {
+        "study": [one["study"] for one in found],
+        "state": [one["state"] for one in found],
+        "trials": [
+            "" if one["trials"] is None else f"{one['done']}/{one['trials']}" for one in found
+        ],
+        "best": ["" if one["best"] is None else f"{one['best']:.1%}" for one in found],
+        "workers": [str(one["workers"] or "") for one in found],
+        "began": [_as_local(one["began"]) for one in found],
+        "last sign": ["" if one["seen"] is None else f"{_age(one['seen'])} ago" for one in found],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    console.print_table("", list(shown), list(zip(*shown.values(), strict=True)), left=2)
+    faults = {one["study"]: one["fault"] for one in found if one["fault"]}
+    if faults:
+        console.print_pairs("damaged", faults)
+
+
+def _as_local(moment: str) -> str:
+    """An ISO 8601 moment as the clock here shows it; what is none stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}"
+    except ValueError:
+        return moment
+
+
 def print_materials(
     found: "inventory.Inventory", removed: "Sequence[inventory.Entry] | None" = None
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import console
+from igkd_search import completion, console
 from igkd_search.command_options import (
     HOME,
     STAGES,
@@ -42,7 +42,11 @@ def register(app: typer.Typer) -> None:
 def worker(
     study: Annotated[
         str | None,
-        typer.Argument(metavar="[STUDY]", help="A study file, or a study in the storage."),
+        typer.Argument(
+            metavar="[STUDY]",
+            help="A study file, or a study in the storage.",
+            autocompletion=completion.studies,
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--any", help="Serve every unfinished study, by search.priority.")

@@ -236,7 +236,9 @@ def test_all_faults_of_a_study_are_told_at_once(igkd: Igkd, arrays: Path, tmp_pa
     tiny.write_study(tmp_path / "s.toml", arrays, trial={"epoch": 1}, search={"sampler": "tp"})
     first, *faults = error_of(igkd("run", "s.toml")).splitlines()
     assert first == "s.toml: 2 faults"
-    assert [fault.split(":")[0].strip() for fault in faults] == ["trial.epoch", "search.sampler"]
+    places = [fault.split(": ")[:2] for fault in faults]
+    assert [place for _, place in places] == ["trial.epoch", "search.sampler"]
+    assert all(line.startswith("  line ") for line, _ in places)
 
 
 def spoil(name: str, by: Callable[[Any], Any]) -> Callable[[Path], None]:

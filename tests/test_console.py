@@ -373,6 +373,14 @@ def test_budget_best_and_time_left_are_read_at_any_width(
     assert not line.endswith(("tri", ",", "…"))
 
 
+def test_a_total_that_is_learnt_later_is_that_of_the_bar(screen: io.StringIO) -> None:
+    with console.display(PLAN), console.stage("trials", unit="trials") as stage:
+        stage.total = 14
+        stage.advance(3)
+        assert bars()["trials"] == ("3/14 trials", "", 14, 3)
+        assert console._display is not None and not console._display.tasks[-1].finished
+
+
 def test_what_was_foreseen_passes_and_ends_with_its_stage(clock: Clock) -> None:
     with console.stage("trials", 3, "trials"):
         console.foresee("trials", 100.0)

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from igkd_search import study_file
+from igkd_search import spec, study_file
 from igkd_search.errors import StudyError
 
 STUDIES = Path(__file__).resolve().parents[1] / "studies"
@@ -43,7 +44,7 @@ def test_faults_name_the_file_they_are_in(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.toml", 'name = "mine"\n[search.space]\n')
     with pytest.raises(StudyError) as caught:
         study_file.read_study(path)
-    assert str(caught.value).startswith(f"{path}: search.space = ")
+    assert str(caught.value).startswith(f"{path}: line 2: search.space = ")
 
 
 def test_a_checkpoint_lies_beside_the_file_that_names_it(
@@ -78,10 +79,45 @@ def test_data_lies_where_the_command_is_typed(
 
 def test_reading_a_study_loads_neither_torch_nor_optuna() -> None:
     code = (
-        "import sys; from pathlib import Path; from igkd_search import study_file; "
+        "import sys; from pathlib import Path; from igkd_search import spec, study_file; "
         f"study_file.read_study(Path({str(STUDIES / 'digits.toml')!r})); "
         "print([name for name in ('torch', 'optuna', 'numpy', 'sqlalchemy', 'rich') "
         "if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_faults_are_data_with_line_and_place() -> None:
+    text = (
+        'name = "mine"\n\n[trial]\nepochs = 0\n[search]\nsampler = "tp"\n'
+        "[search.space]\nkd_weight = { low = 0.0, high = 1.0 }\n[[search.start]]\nkd_wait = 3\n"
+    )
+    found = study_file.faults(spec.Study, tomllib.loads(text), text)
+    assert isinstance(found, list)
+    assert [(fault.line, fault.place) for fault in found] == [
+        (4, "trial.epochs"),
+        (6, "search.sampler"),
+    ]
+    assert found[0].message.startswith("trial.epochs = 0: ")
+    text = text.replace("epochs = 0", "epochs = 1").replace('"tp"', '"tpe"\npruner = "none"')
+    found = study_file.faults(spec.Study, tomllib.loads(text), text)
+    assert isinstance(found, list)
+    # those of the whole model have no place of pydantic's, but begin with theirs
+    assert [(fault.line, fault.place) for fault in found] == [(11, "search.start[0].kd_wait")]
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ("search.start[1].kd_weight = 3 is outside", ("search", "start", 1, "kd_weight")),
+        ("teacher.checkpoint: no such file", ("teacher", "checkpoint")),
+        ("/data/mine: no such folder", ()),
+        ("the grid has 3 points", ()),
+        ("mine.toml: what", ()),
+    ],
+)
+def test_a_message_says_its_place_where_it_begins_with_one(
+    message: str, place: tuple[str | int, ...]
+) -> None:
+    assert study_file.place_in(message) == place
