@@ -17,6 +17,7 @@ from igkd_search.results import Row
 
 COMPLETE, PRUNED, FAILED = "#0f6fb5", "#b9770e", "#c0392b"
 BEST, TEACHER, PAPER, MUTED = "#111827", "#5f6470", "#8e44ad", "#9aa0aa"
+EMPTY = "#eef0f3"  # of a cell that counts nothing
 """The colours by role; the report's page turns them to lighter ones in the dark."""
 LABELS = {
     "kd_weight": "KD weight",

@@ -44,11 +44,11 @@ FLATTERY = (
 
 @dataclass(frozen=True)
 class Report:
-    """The dict, the rows that charts are drawn from, and the pictures that the dict names."""
+    """The dict, the rows that charts are drawn from, and what the dict's pictures show."""
 
     content: dict[str, Any]
     rows: Sequence[results.Row]
-    pictures: Mapping[tuple[int, str], bytes]
+    pictures: Mapping[tuple[int, str], Any]
 
 
 def read(base: database.Database, name: str) -> Report:
@@ -94,8 +94,8 @@ def _read(base: database.Database, name: str) -> Report:
         "spent": _spent(base, name, rows, summary),
         "failures": [_failure(row) for row in rows if row.state == "failed"],
         "pictures": [
-            {"trial": number, "file": file, **_overlay(rows[number], record.question)}
-            for number, file in shown
+            {"trial": number, "kind": kind, **_overlay(rows[number], record.question)}
+            for number, kind in shown
         ],
         "provenance": _provenance(base, record, reader, summary),
     }
