@@ -22,7 +22,7 @@ def keep(patch: pytest.MonkeyPatch, letters: int, *without: int) -> None:
 
     def documents_of(base: Any, study: str, number: int, kinds: list[str]) -> dict[str, Any]:
         kept: dict[str, Any] = {
-            CURVES: dict.fromkeys(("epoch", "loss", "validation_loss"), [1]),
+            CURVES: {key: [1] for key in ("epoch", "loss", "validation_loss")},
             OVERLAYS: {
                 "rows": {"view": "x" * letters},
                 "labels": [],
