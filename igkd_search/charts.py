@@ -16,7 +16,7 @@ from igkd_search import paper
 from igkd_search.results import Row
 
 COMPLETE, PRUNED, FAILED = "#0f6fb5", "#b9770e", "#c0392b"
-BEST, TEACHER, PAPER, MUTED = "#111827", "#5f6470", "#8e44ad", "#9aa0aa"
+BEST, TEACHER, PAPER, MUTED = "#111827", "#5f6470", "#8e44ad", "#7c828d"
 EMPTY = "#eef0f3"  # of a cell that counts nothing
 """The colours by role; the report's page turns them to lighter ones in the dark."""
 LABELS = {
@@ -26,6 +26,7 @@ LABELS = {
     "learning_rate": "learning rate",
 }
 ACCURACY = "validation accuracy"
+_WHERE = "<br>%{xaxis.title.text}: %{x}<extra></extra>"
 _CROWD = 200  # points, from which on they are drawn smaller
 
 Point = tuple[Any, float]
@@ -200,7 +201,7 @@ def add_points(
             cliponaxis=False,
             marker={"color": colour, "symbol": form, "size": size, "opacity": opacity}
             | ({"line": {"width": 1.6}} if form.endswith("-open") else {}),
-            hovertemplate="trial %{customdata[0]}: %{customdata[1]:.2%}<br>at %{x}<extra></extra>",
+            hovertemplate=f"trial %{{customdata[0]}}: %{{customdata[1]:.2%}}{_WHERE}",
             **more,
         )
 
@@ -274,7 +275,7 @@ def add_best(
                 "size": 14,
                 "line": {"color": "#ffffff", "width": 1},
             },
-            hovertemplate=f"best, trial {row.number}: %{{y:.2%}}<br>at %{{x}}<extra></extra>",
+            hovertemplate=f"best, trial {row.number}: %{{y:.2%}}{_WHERE}",
             **more,
         )
 

@@ -26,7 +26,7 @@ DARK = {
     charts.BEST: "#f4f1ea",
     charts.TEACHER: "#b3b1aa",
     charts.PAPER: "#cf9be8",
-    charts.MUTED: "#7d828c",
+    charts.MUTED: "#8b919c",
     charts.EMPTY: "#242931",
     "#ffffff": "#16181d",
 }

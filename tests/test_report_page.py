@@ -192,5 +192,5 @@ def test_every_colour_has_one_for_the_dark() -> None:
         colour for kind in reports.KINDS for colour in re.findall('"(#[0-9a-f]{6})"', page(kind))
     }
     assert used <= {*report_page.DARK, *report_page.DARK.values()} | {"#222222", "#c9c7c1"} | {
-        *("#3d3f45", "#2a2f38", "#ffffff", "#4a505c", "#c9c6bd")
+        *("#3d3f45", "#2a2f38", "#ffffff", "#4a505c", "#c9c6bd", "#191a1c")
     }
