@@ -8,6 +8,7 @@ rest. Where both name the same one, it is worth a finer search.
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 if TYPE_CHECKING:
     from optuna.importance import BaseImportanceEvaluator
 
-LEAST = 10
+LEAST = 4
 """Complete trials from which on something is said."""
+FEW = 20
+"""Complete trials below which what is said is hardly more than noise."""
 MOST_FOR_FANOVA = 150
 TREES = 16
 """fANOVA of 400 trials and Optuna's 64 trees takes longer than all the rest of a report."""
@@ -69,8 +72,11 @@ def _explained(
     if len({trial.values[0] for trial in trials}) == 1:
         return answer | {"reason": "all complete trials have the same accuracy"}
     try:
-        return answer | {"values": _shares(trials, evaluator()), "reason": None}
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        with warnings.catch_warnings():
+            # that the best are all there are, say: then the shares mean nothing
+            warnings.simplefilter("error", UserWarning)
+            return answer | {"values": _shares(trials, evaluator()), "reason": None}
+    except (UserWarning, ValueError, RuntimeError, ZeroDivisionError) as error:
         return answer | {"reason": f"Optuna cannot tell: {error}"}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from igkd_search import amounts, charts
+from igkd_search.importances import FEW
 
 METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
 _TOP = 5
@@ -134,6 +135,8 @@ def _importances(content: Mapping[str, Any]) -> Caption:
         else:
             remarks.append(f"{title}: {one['reason']}")
     how = "fANOVA asks what moves accuracy over the whole space, PED-ANOVA what the best tenth has."
+    if any(one["values"] and one["complete"] < FEW for one in found.values()):
+        how += f" Of fewer than {FEW} complete trials this is hardly more than noise."
     return Caption(
         "Importance of each parameter",
         f"{'; '.join(words)}.",

@@ -62,3 +62,11 @@ def test_where_nothing_can_be_said_the_reason_is(made: dict[str, Any], reason: s
     for found in importances.of_study(study(**made)).values():
         assert found["values"] is None
         assert reason in found["reason"]
+
+
+def test_of_few_trials_something_is_said_or_the_reason_why_not() -> None:
+    found = importances.of_study(study(importances.LEAST))
+    for method in ("ped_anova", "fanova"):
+        values, reason = found[method]["values"], found[method]["reason"]
+        assert (values is None) == (reason is not None)
+    assert found["fanova"]["values"] is not None
