@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _FILE_WIDTH = 160  # of tables in a pipe or a file, where no terminal says how wide it is
 
+_ENDLESS = 10_000  # columns, more than any table has
 _WIDE = 100  # columns from which on there is room for longer bars and the units of counts
 _LINE_SECONDS = 5.0  # between two lines of a stage where there are no bars
 
@@ -398,6 +399,9 @@ def print_table(
         table.add_column(column, justify=justify, no_wrap=position == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # not markup: a cell may hold an error's [brackets]
+    out = terminal("stdout")
+    if table.__rich_measure__(out, out.options.update(max_width=_ENDLESS)).maximum > out.width:
+        table.padding = 0  # rather than to break words
     print_view(table)
 
 
