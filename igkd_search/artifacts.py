@@ -11,10 +11,10 @@ import json
 import logging
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 from optuna.artifacts import FileSystemArtifactStore
@@ -72,6 +72,22 @@ def of_trial(base: database.Database, study: str, number: int) -> dict[str, byte
         for name in _names(base, f"{_folder(number)}/{kind}-%.json", study):
             with suppress(ArtifactNotFound):
                 found[f"{kind}.png"] = _draw(base, *name)
+    return found
+
+
+def documents_of(
+    base: database.Database, study: str, number: int, kinds: Sequence[str] = KINDS
+) -> dict[str, Any]:
+    """What pictures of these kinds are drawn from, by kind; without what is no document.
+
+    StorageError when a kept file is damaged.
+    """
+    found = {}
+    for kind in kinds:
+        for _, name in _names(base, f"{_folder(number)}/{kind}-%.json", study):
+            if (content := base.read_file(study, name)) is not None:
+                with suppress(ValueError):
+                    found[kind] = documents.load(content)
     return found
 
 

@@ -87,7 +87,7 @@ def request_of(environment: Environment, rules: Rules) -> Request:
 
 def wrong_name(request: Request) -> str | None:
     """Why the name that it is addressed by is not its own; None when it is."""
-    name = _host(request.header("Host"))
+    name = host_of(request.header("Host"))
     if name in request.rules.names:
         return None
     if request.rules.any_address and _is_address(name):
@@ -126,7 +126,7 @@ def _is_own(origin: str, request: Request) -> bool:
     return place in request.rules.public
 
 
-def _host(header: str) -> str:
+def host_of(header: str) -> str:
     """The name of a Host header, without its port and the brackets of IPv6."""
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*))(?::\d*)?", header.strip())
     return "" if found is None else (found[1] or found[2] or "").lower().rstrip(".")

@@ -16,7 +16,8 @@ from igkd_search import paper
 from igkd_search.results import Row
 
 COMPLETE, PRUNED, FAILED = "#0f6fb5", "#b9770e", "#c0392b"
-BEST, TEACHER, PAPER, MUTED = "#111827", "#5f6470", "#8e44ad", "#9aa0aa"
+BEST, TEACHER, PAPER, MUTED = "#111827", "#5f6470", "#8e44ad", "#7c828d"
+EMPTY = "#eef0f3"  # of a cell that counts nothing
 """The colours by role; the report's page turns them to lighter ones in the dark."""
 LABELS = {
     "kd_weight": "KD weight",
@@ -25,6 +26,8 @@ LABELS = {
     "learning_rate": "learning rate",
 }
 ACCURACY = "validation accuracy"
+_WHERE = "<br>%{xaxis.title.text}: %{x}<extra></extra>"
+_CROWD = 200  # points, from which on they are drawn smaller
 
 Point = tuple[Any, float]
 
@@ -149,13 +152,17 @@ def undominated(rows: Iterable[Row]) -> list[Row]:
 
 
 def span(shown: Sequence[float]) -> tuple[float, float]:
-    """Where an axis of accuracies begins and ends: at most of them, not at the few worst."""
+    """Where an axis of accuracies begins and ends: at most of them, not at the few worst.
+
+    Of four digits, as `_rounded` keeps them: what stands on the edge must not fall off it.
+    """
     if not shown:
         return 0.0, 1.0
     ordered = sorted(shown)
     low, high = ordered[len(ordered) // 8], ordered[-1]
     room = max(high - low, 0.01)
-    return max(0.0, min(low - 0.6 * room, high - 0.02)), min(1.02, high + 0.25 * room)
+    bottom, top = min(low - 0.6 * room, high - 0.02), high + 0.25 * room
+    return round(max(0.0, bottom), 4), round(min(1.02, top), 4)
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -181,6 +188,7 @@ def add_points(
     known = [(where, row) for where, row in placed if where is not None]
     inside = [each for each in known if (each[1].accuracy or 0) >= low]
     below = [each for each in known if (each[1].accuracy or 0) < low]
+    size, opacity = (7, 0.8) if len(known) <= _CROWD else (5, 0.6)
     for part, form, said in ((inside, symbol, name), (below, "triangle-down", f"{name}, lower")):
         if not part:
             continue
@@ -191,8 +199,9 @@ def add_points(
             mode="markers",
             name=said,
             cliponaxis=False,
-            marker={"color": colour, "symbol": form, "size": 7, "opacity": 0.75},
-            hovertemplate="trial %{customdata[0]}: %{customdata[1]:.2%}<br>at %{x}<extra></extra>",
+            marker={"color": colour, "symbol": form, "size": size, "opacity": opacity}
+            | ({"line": {"width": 1.6}} if form.endswith("-open") else {}),
+            hovertemplate=f"trial %{{customdata[0]}}: %{{customdata[1]:.2%}}{_WHERE}",
             **more,
         )
 
@@ -266,7 +275,7 @@ def add_best(
                 "size": 14,
                 "line": {"color": "#ffffff", "width": 1},
             },
-            hovertemplate=f"best, trial {row.number}: %{{y:.2%}}<br>at %{{x}}<extra></extra>",
+            hovertemplate=f"best, trial {row.number}: %{{y:.2%}}{_WHERE}",
             **more,
         )
 

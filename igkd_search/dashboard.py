@@ -76,7 +76,7 @@ def rules(
 ) -> callers.Rules:
     """What the gate is told of optuna-dashboard, which is addressed by these names."""
     return callers.Rules(
-        names=frozenset({*names, *(re.sub(r":\d+$", "", each) for each in public)}),
+        names=frozenset({*names, *map(callers.host_of, public)}),
         public=frozenset(public),
         any_address=any_address,
         base_path=base_path,

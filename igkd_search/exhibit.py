@@ -108,14 +108,18 @@ class Exhibit(_CachedStorage):
         return found
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
-        """The best trial that keeps the constraints, where Optuna's storage knows none of them."""
+        """The best trial that keeps the constraints, of which Optuna's storage knows nothing.
+
+        As Optuna's study finds it, so that of equal ones it is the same as elsewhere.
+        """
+        found = super().get_best_trial(study_id)
+        if _keeps_constraints(found):
+            return found
         complete = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
-        feasible = [trial for trial in complete if max(trial.constraints.values(), default=0) <= 0]
-        if not feasible:
-            return super().get_best_trial(study_id)
+        feasible = [trial for trial in complete if _keeps_constraints(trial)]
         (direction,) = self.get_study_directions(study_id)
         sign = 1 if direction == StudyDirection.MAXIMIZE else -1
-        return max(feasible, key=lambda trial: sign * (trial.value or 0.0))
+        return max(feasible, key=lambda trial: sign * (trial.value or 0.0), default=found)
 
     def _drop_replaced(self, found: list[FrozenStudy]) -> None:
         with self._base.transaction() as connection:
@@ -182,6 +186,10 @@ class Exhibit(_CachedStorage):
         for title, figure in figures.items():
             attributes |= _parts(f"{_PLOT}{title}:", _titled(figure, title).to_json())
         return attributes
+
+
+def _keeps_constraints(trial: FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
 
 
 def _is_note(key: str) -> bool:

@@ -22,14 +22,22 @@ class Caption:
     remark: str = ""
 
 
-def of(content: Mapping[str, Any], ids: Sequence[str]) -> dict[str, Caption]:
-    """A caption for each chart of these ids (`report_charts.draw`)."""
-    return {
-        name: _slice(content, name.removeprefix("slice-"))
-        if name.startswith("slice-")
-        else _CAPTIONS[name](content)
-        for name in ids
-    }
+def of(
+    content: Mapping[str, Any],
+    ids: Sequence[str],
+    curves_of_best: Mapping[str, Any] | None = None,
+) -> dict[str, Caption]:
+    """A caption for each chart of these ids, of what it was drawn from (`report_charts.draw`)."""
+    found = {}
+    for name in ids:
+        if name.startswith("slice-"):
+            found[name] = _slice(content, name.removeprefix("slice-"))
+        elif name == "losses":
+            assert curves_of_best is not None
+            found[name] = _losses(content, curves_of_best)
+        else:
+            found[name] = _CAPTIONS[name](content)
+    return found
 
 
 def question(content: Mapping[str, Any]) -> str:
@@ -127,7 +135,9 @@ def _importances(content: Mapping[str, Any]) -> Caption:
             remarks.append(f"{title}: {one['reason']}")
     how = "fANOVA asks what moves accuracy over the whole space, PED-ANOVA what the best tenth has."
     return Caption(
-        "What mattered", f"{'; '.join(words)}.", f"{'. '.join(remarks)}. {how}" if remarks else how
+        "Importance of each parameter",
+        f"{'; '.join(words)}.",
+        f"{'. '.join(remarks)}. {how}" if remarks else how,
     )
 
 
@@ -171,13 +181,46 @@ def _curves(content: Mapping[str, Any]) -> Caption:
     return Caption("Accuracy by epoch", f"{finding}.", drawn)
 
 
+def _losses(content: Mapping[str, Any], kept: Mapping[str, Any]) -> Caption:
+    training, validation = kept["loss"], kept["validation_loss"]
+    lowest = min(range(len(validation)), key=validation.__getitem__)
+    return Caption(
+        f"Losses of trial {content['summary']['best']['number']}, the best",
+        f"In training from {training[0]:.3g} to {training[-1]:.3g}, on validation from "
+        f"{validation[0]:.3g} to {validation[-1]:.3g}; lowest on validation after epoch "
+        f"{kept['epoch'][lowest]} of {kept['epoch'][-1]}.",
+        "The training loss is of soft targets too, so the two are of different height.",
+    )
+
+
+def _confusion(content: Mapping[str, Any]) -> Caption:
+    student, best = content["summary"]["student"], content["summary"]["best"]
+    known = {name: share for name, share in student["class_accuracy"].items() if share is not None}
+    names, counts = list(student["class_accuracy"]), student["confusion"]
+    wrong = [
+        (count, names[true], names[answer], sum(row))
+        for true, row in enumerate(counts)
+        for answer, count in enumerate(row)
+        if answer != true and count
+    ]
+    words = "Every image is answered right."
+    if wrong:
+        weakest = min(known, key=known.__getitem__)
+        count, true, answer, images = max(wrong, key=lambda each: each[0])
+        words = (
+            f"The weakest class is {weakest} with {amounts.percent(known[weakest])}; most often "
+            f"{true} is taken for {answer}: {count:,} of {amounts.several(images, 'image')}."
+        )
+    return Caption(f"Answers of trial {best['number']}, the best", words)
+
+
 def _compression(content: Mapping[str, Any]) -> Caption:
     ours, paper = content["students"], content["paper"]
     source = content["provenance"]["question"].get("data", {}).get("source", "this study's data")
     best = max(ours, key=lambda each: each["accuracy"])
     blocks, last = paper["arms_of_removed_blocks"], paper["arms"][-1]
     return Caption(
-        "Beside the paper's eight students",
+        "Accuracy against compression",
         f"Ours: {amounts.times(best['compression'])} fewer parameters than the teacher at "
         f"{amounts.percent(best['accuracy'])} on validation images of {source}. The paper's, with "
         f"{blocks} blocks removed: {amounts.percent(last['mean'])} ({last['name']}, mean of ten) on"
@@ -209,6 +252,7 @@ _CAPTIONS = {
     "front": _front,
     "importances": _importances,
     "curves": _curves,
+    "confusion": _confusion,
     "compression": _compression,
     "saved": _saved,
 }

@@ -12,11 +12,20 @@ import plotly.graph_objects as go
 from igkd_search import charts
 from igkd_search.results import Row
 
+_CROWD = 40  # curves, from which on they are drawn fainter
+MOST_CLASSES = 100
+"""Of more no single cell can be seen."""
+_CLASSES_WITH_COUNTS = 20
 METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
 
 
-def draw(content: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, go.Figure]:
-    """Figures by id, in the order of the page; only those that have something to show."""
+def draw(
+    content: Mapping[str, Any], rows: Sequence[Row], curves_of_best: Mapping[str, Any] | None = None
+) -> dict[str, go.Figure]:
+    """Figures by id, in the order of the page; only those that have something to show.
+
+    `curves_of_best` is what the winner has kept of its epochs (`outcomes.curves`).
+    """
     summary, question = content["summary"], content["provenance"]["question"]
     drawn: dict[str, go.Figure] = {}
     if any(row.accuracy is not None for row in rows):
@@ -32,6 +41,11 @@ def draw(content: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, go.Figure
         drawn[f"slice-{name}"].update_yaxes(title=None)
     if content["curves"]["trials"]:
         drawn["curves"] = curves(content["curves"], summary["best"])
+    if curves_of_best:
+        drawn["losses"] = losses(curves_of_best)
+    matrix = (summary["student"] or {}).get("confusion")
+    if matrix and len(matrix) <= MOST_CLASSES:
+        drawn["confusion"] = confusion(summary["student"])
     if content["students"]:
         drawn["compression"] = compression(content)
     if rows:
@@ -112,8 +126,8 @@ def curves(found: Mapping[str, Any], best: Mapping[str, Any] | None) -> go.Figur
     rest = [each for each in others if each["state"] != "pruned"]
     own = [each for each in found["trials"] if each["trial"] == winner]
     for part, name, colour, width, dash in (
-        (pruned, "pruned", charts.PRUNED, 1, "dot"),
-        (rest, "complete", charts.COMPLETE, 1.2, "solid"),
+        (pruned, "pruned", charts.PRUNED, 1.1, "dot"),
+        (rest, "complete", charts.COMPLETE, 1.1, "solid"),
         (own, f"best (trial {winner})", charts.BEST, 3, "solid"),
     ):
         if part:
@@ -155,10 +169,60 @@ def _add_curves(
         customdata=numbers,
         mode="lines",
         name=name,
-        opacity=0.6 if width < 2 else 1,
+        opacity=1 if width > 2 else 0.7 if len(part) < _CROWD else 0.4,
         line={"color": colour, "width": width, "dash": dash},
         hovertemplate="trial %{customdata}, epoch %{x}: %{y:.2%}<extra></extra>",
     )
+
+
+def losses(kept: Mapping[str, Any]) -> go.Figure:
+    """The winner's losses by epoch."""
+    figure = charts.empty("epoch", "loss", None)
+    for key, name, colour, dash, symbol in (
+        ("loss", "training, of what is learnt", charts.PRUNED, "dash", "square"),
+        ("validation_loss", "validation, cross entropy", charts.COMPLETE, "solid", "circle"),
+    ):
+        figure.add_scatter(
+            x=kept["epoch"],
+            y=list(map(_short, kept[key])),
+            mode="lines+markers" if len(kept["epoch"]) <= _CROWD else "lines",
+            name=name,
+            line={"color": colour, "width": 2, "dash": dash},
+            marker={"symbol": symbol, "size": 6},
+            hovertemplate=f"{name}: %{{y:.4f}} after epoch %{{x}}<extra></extra>",
+        )
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def confusion(student: Mapping[str, Any]) -> go.Figure:
+    """How images of each class are answered: shares of the class as colour, counts as text."""
+    counts, names = student["confusion"], list(student["class_accuracy"])
+    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+    places = list(range(len(counts)))
+    figure = charts.empty("answered", "true class", None)
+    few = len(counts) <= _CLASSES_WITH_COUNTS
+    figure.add_heatmap(
+        x=places,
+        y=places,
+        z=[[round(share, 4) for share in row] for row in shares],
+        text=[[count or "" for count in row] for row in counts],
+        texttemplate="%{text}" if few else None,
+        zmin=0,
+        zmax=1,
+        xgap=1,
+        ygap=1,
+        colorscale=[[0, charts.EMPTY], [1, charts.COMPLETE]],
+        showscale=False,
+        hovertemplate="%{text} images of the class %{y} are taken for %{x} (%{z:.1%} of it)"
+        "<extra></extra>",
+    )
+    named = {"tickvals": places, "ticktext": names} if few else {}
+    figure.update_xaxes(showgrid=False, constrain="domain", **named)
+    figure.update_yaxes(
+        showgrid=False, autorange="reversed", scaleanchor="x", constrain="domain", **named
+    )
+    return figure
 
 
 def _short(accuracy: float | None) -> float | None:

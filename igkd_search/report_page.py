@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import plotly
 
-from igkd_search import amounts, charts, report_captions, report_charts
+from igkd_search import amounts, charts, report_captions, report_charts, report_pictures
 from igkd_search.report import Report
 
 TOP_TRIALS = 10
@@ -26,22 +26,22 @@ DARK = {
     charts.BEST: "#f4f1ea",
     charts.TEACHER: "#b3b1aa",
     charts.PAPER: "#cf9be8",
-    charts.MUTED: "#7d828c",
+    charts.MUTED: "#8b919c",
+    charts.EMPTY: "#242931",
     "#ffffff": "#16181d",
 }
 """The colours of charts -> what they are in the dark."""
 _TEMPLATE = "report.html.j2"
-_FILES = {
-    "learning_curves.png": "Loss and accuracy of every epoch",
-    "confusion_matrix.png": "Which classes it takes for which",
-}
-_OVERLAYS = "overlays.png"
 
 
 def render(report: Report) -> str:
     """The page; every text of the study is escaped."""
     content = report.content
-    figures = report_charts.draw(content, report.rows)
+    kept = next(
+        (each for (_, kind), each in report.pictures.items() if kind == report_pictures.CURVES),
+        None,
+    )
+    figures = report_charts.draw(content, report.rows, kept)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("igkd_search", ""),
         autoescape=True,
@@ -64,7 +64,7 @@ def render(report: Report) -> str:
         question=report_captions.question(content),
         progress=report_captions.progress(content),
         several=amounts.several,
-        captions=report_captions.of(content, list(figures)),
+        captions=report_captions.of(content, list(figures), kept),
         slices=[name for name in figures if name.startswith("slice-")],
         figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
         dark=DARK,
@@ -72,7 +72,7 @@ def render(report: Report) -> str:
         whiskers=_whiskers(content["answer"]),
         top=_top(content["trials"]),
         searched=report_charts.searched(report.rows),
-        images=_images(report),
+        overlays=_overlays(report),
     )
 
 
@@ -121,17 +121,24 @@ def _top(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(complete, key=lambda each: (-each["accuracy"], each["number"]))[:TOP_TRIALS]
 
 
-def _images(report: Report) -> dict[str, list[dict[str, Any]]]:
-    """The pictures as data URLs with what they show: of the winner, and overlays of all."""
-    found: dict[str, list[dict[str, Any]]] = {"winner": [], "overlays": []}
+def _overlays(report: Report) -> list[dict[str, Any]]:
+    """What each of some trials trained on: strips of images, their labels, which were overlaid."""
+    names = list(((report.content["summary"]["student"] or {}).get("class_accuracy")) or ())
+    found = []
     for picture in report.content["pictures"]:
-        content = report.pictures[picture["trial"], picture["file"]]
-        shown = {
-            **picture,
-            "url": f"data:image/png;base64,{base64.b64encode(content).decode()}",
-            "width": int.from_bytes(content[16:20], "big"),
-            "height": int.from_bytes(content[20:24], "big"),
-            "says": _FILES.get(picture["file"], picture["file"]),
-        }
-        found["overlays" if picture["file"] == _OVERLAYS else "winner"].append(shown)
+        if picture["kind"] != report_pictures.OVERLAYS:
+            continue
+        document = report.pictures[picture["trial"], picture["kind"]]
+        labels = [
+            names[label] if label < len(names) else str(label) for label in document["labels"]
+        ]
+        laid = sum(document["overlaid"])
+        found.append(
+            {
+                **picture,
+                "strips": report_pictures.strips(document),
+                "labels": list(zip(labels, document["overlaid"], strict=True)),
+                "says": f"{len(labels)} training images, {laid} of them overlaid",
+            }
+        )
     return found

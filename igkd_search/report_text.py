@@ -88,7 +88,8 @@ def _budget(content: Mapping[str, Any]) -> str:
     epochs = spent["epochs"]
     by = ", ".join(f"{number:,} {who}" for who, number in spent["proposed_by"].items())
     rows = [
-        ["trials", f"{status['budget']['done']:,} of {status['budget']['trials']:,}: {states}"],
+        ["trials", f"{status['budget']['done']:,} of {status['budget']['trials']:,} done"],
+        ["states", states],
         ["proposed by", by],
         [
             "epochs",

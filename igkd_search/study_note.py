@@ -121,9 +121,12 @@ def _question(summary: Mapping[str, Any], record: database.StudyRow) -> Iterable
     yield "sought", _sought(search)
     method = f"sampler {code(search['sampler'])}, pruner {code(search['pruner'])}"
     yield "how", f"{record.trials} trials of {trial['epochs']} epochs, {method}"
-    for name, plain in search["space"].items():
-        found = spec.Range.model_validate(plain)
-        yield code(name), code(f"{found}{', log' if found.log else ''}")
+    yield "varied", ", ".join(_range(name, plain) for name, plain in search["space"].items())
+
+
+def _range(name: str, plain: Mapping[str, Any]) -> str:
+    found = spec.Range.model_validate(plain)
+    return f"{code(name)} {code(found)}{' (log)' if found.log else ''}"
 
 
 def _sought(search: Mapping[str, Any]) -> str:

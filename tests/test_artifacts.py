@@ -56,10 +56,15 @@ def test_a_reader_that_may_not_write_sees_them(searched: Search) -> None:
     assert list(found) == ["learning_curves.png", "confusion_matrix.png"], "in order of KINDS"
     assert all(content.startswith(PNG) for content in found.values())
     assert artifacts.of_trial(reader, "s", 99) == artifacts.of_trial(reader, "other", 1) == {}
+    drawn_from = artifacts.documents_of(reader, "s", 1)
+    assert [f"{kind}.png" for kind in drawn_from] == list(found)
+    assert "epoch" in artifacts.documents_of(reader, "s", 1, ["learning_curves"])["learning_curves"]
     reader.close()
 
 
-@pytest.mark.parametrize("identity", [str(uuid.uuid4()), "../../etc/passwd", "%", "deadbeef", ""])
+@pytest.mark.parametrize(
+    "identity", ["0f8fad5b-d9cb-469f-a165-70867728950e", "../../etc/passwd", "%", "deadbeef", ""]
+)
 def test_what_is_not_kept_is_not_found(searched: Search, tmp_path: Path, identity: str) -> None:
     (tmp_path / "artifacts").mkdir()
     store = artifacts.Store(searched.base, tmp_path / "artifacts")
@@ -143,6 +148,8 @@ def test_what_another_release_kept_in_its_own_way_is_not_found(
     (name,) = [each for each in base.file_digests("s") if each.startswith("trial-00000/learning")]
     base.replace_files("s", {name: b'{"steps": 3}'})
     assert list(artifacts.of_trial(base, "s", 0)) == ["confusion_matrix.png"]
+    base.replace_files("s", {name: b"no document"})
+    assert list(artifacts.documents_of(base, "s", 0)) == ["confusion_matrix"]
     assert "learning_curves" in caplog.text and "cannot be drawn" in caplog.text
     with pytest.raises(ArtifactNotFound):
         artifacts.Store(base, tmp_path).open_reader(name[-41:-5])

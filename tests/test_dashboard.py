@@ -326,7 +326,8 @@ def test_a_bug_is_told_in_json_and_logged(
 
 
 def test_a_public_name_may_have_a_port(url: str, tmp_path: Path) -> None:
-    base, gate = only_looking(url, tmp_path, public={"igkd.example.org:8443"})
+    base, gate = only_looking(url, tmp_path, public={"igkd.example.org:8443", "[2001:db8::1]"})
+    assert visit(gate, Host="[2001:db8::1]:80").status == 302
     own = "igkd.example.org:8443"
     assert visit(gate, Host=own, Origin=f"https://{own}").status == 302
     assert visit(gate, Origin=f"https://{own}").status == 302

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from igkd_search import compiling, documents, lessons, pictures, spec, training, trial_figures
+from igkd_search import (
+    compiling,
+    documents,
+    lessons,
+    materials,
+    pictures,
+    spec,
+    training,
+    trial_figures,
+)
 
 SEED = 11
 
@@ -75,6 +84,14 @@ def test_all_or_none_may_be_overlaid(
     config = config_of(study, overlay_probability=probability)
     document = documents.load(pictures.seen(config, stock, SEED))
     assert document["overlaid"] == [probability == 1.0] * pictures.COLUMNS
+
+
+def test_images_that_stay_on_the_host_are_shown_the_same(
+    study: spec.Study, stock: training.Stock, shared: materials.Materials
+) -> None:
+    streaming = training.Stock.of(shared, study, torch.device("cpu"), resident=False)
+    config = config_of(study)
+    assert pictures.seen(config, streaming, SEED) == pictures.seen(config, stock, SEED)
 
 
 def test_a_batch_of_two_shows_two(study: spec.Study, stock: training.Stock) -> None:

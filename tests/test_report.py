@@ -1,5 +1,6 @@
 """A report says what the database says, in the figures of `igkd best`, of a study in any state."""
 
+import gc
 import json
 from collections import Counter
 from pathlib import Path
@@ -125,6 +126,14 @@ def test_no_finished_trial_is_read_twice(monkeypatch: pytest.MonkeyPatch, tmp_pa
     report.read(base, "s")
     base.close()
     assert len(read) == 15 and set(read.values()) == {1}
+
+
+def test_the_garbage_collector_is_given_back(tmp_path: Path) -> None:
+    base = reports.study(tmp_path, "empty")
+    with pytest.raises(StorageError):
+        report.read(base, "other")
+    base.close()
+    assert gc.isenabled()
 
 
 def test_the_paper_is_beside_it() -> None:

@@ -33,6 +33,18 @@ def test_findings_hold_the_figures() -> None:
     assert f"{epochs['saved']} saved" in said["saved"]
 
 
+def test_the_weakest_class_is_named() -> None:
+    content = copy.deepcopy(reports.made("mixed").content)
+    student = content["summary"]["student"]
+    student |= {"confusion": [[3, 1], [0, 4]], "class_accuracy": {"cat": 0.75, "dog": 1.0}}
+    said = report_captions.of(content, ["confusion"])["confusion"].finding
+    assert said == (
+        "The weakest class is cat with 75.00%; most often cat is taken for dog: 1 of 4 images."
+    )
+    student |= {"confusion": [[4, 0], [0, 4]]}
+    assert "Every image" in report_captions.of(content, ["confusion"])["confusion"].finding
+
+
 def test_the_question_is_a_sentence() -> None:
     wanted = "Which KD weight and overlay strength make the best student of mobilenet_v2 without"
     assert report_captions.question(reports.made("mixed").content).startswith(wanted)

@@ -47,6 +47,23 @@ def test_curves_are_apart_and_pruned_ones_end_in_a_cross() -> None:
     assert by_name[f"best (trial {best})"].y[2] == content["answer"]["accuracy"]
 
 
+def test_a_matrix_of_answers_is_drawn_unless_its_cells_cannot_be_seen() -> None:
+    found = reports.made("mixed")
+    for classes, shown in ((2, True), (report_charts.MOST_CLASSES + 1, False)):
+        student = {
+            **found.content["summary"]["student"],
+            "confusion": [[1] * classes for _ in range(classes)],
+            "class_accuracy": {str(number): 1 / classes for number in range(classes)},
+        }
+        content = {**found.content, "summary": {**found.content["summary"], "student": student}}
+        assert ("confusion" in report_charts.draw(content, found.rows)) is shown
+    figure = report_charts.confusion(
+        {"confusion": [[3, 1], [0, 0]], "class_accuracy": {"cat": 0.75, "dog": None}}
+    )
+    assert [list(row) for row in figure.data[0].z] == [[0.75, 0.25], [0.0, 0.0]]
+    assert list(figure.layout.xaxis.ticktext) == ["cat", "dog"]
+
+
 def test_the_sizes_of_the_paper_are_marked_and_only_what_it_measured_has_an_accuracy() -> None:
     figure = report_charts.compression(reports.made("mixed").content)
     by_name = {trace.name: trace for trace in figure.data}

@@ -2,7 +2,9 @@
 
 import base64
 import gzip
+import io
 import json
+import random
 import re
 from dataclasses import replace
 from functools import cache
@@ -11,8 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from igkd_search import charts, report_page
+from igkd_search import charts, report_page, report_pictures
 from tests import reports, trials
 
 
@@ -138,23 +141,56 @@ def test_the_largest_page_is_below_five_megabytes() -> None:
         },
         "failures": found.content["failures"] * 1000,
         "pictures": [
-            {"trial": 0, "file": "overlays.png", "overlay_probability": 0, "overlay_strength": 0.5}
+            {"trial": 0, "kind": "overlays", "overlay_probability": 0, "overlay_strength": 0.5}
         ],
     }
-    # as many bytes as `report_pictures` lets through
-    pictures = {(0, "overlays.png"): bytes(1_200_000)}
+    # as many letters as `report_pictures` lets through
+    noise = Image.frombytes("RGB", (640, 270), random.Random(0).randbytes(640 * 270 * 3))
+    pictures = {(0, "overlays"): overlays(noise)}
+    assert len(pictures[0, "overlays"]["rows"]["view"]) * 3 > report_pictures.MOST_LETTERS
     drawn = report_page.render(replace(found, content=content, rows=rows, pictures=pictures))
     assert 3_500_000 < len(drawn.encode()) < 5_000_000
     assert drawn.count("<tr>") < 200
 
 
+def overlays(image: Image.Image) -> dict[str, Any]:
+    """A document of overlays whose rows are all this picture."""
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    row = base64.b64encode(written.getvalue()).decode()
+    return {
+        "rows": dict.fromkeys(("view", "map", "seen"), row),
+        "labels": [0, 1],
+        "overlaid": [True, False],
+        "control": "none",
+    }
+
+
+def test_what_trials_have_kept_is_shown_with_a_text_for_every_picture() -> None:
+    found = reports.made("mixed")
+    best = found.content["answer"]["trial"]
+    named = {"overlay_probability": 0.1, "overlay_strength": 0.5}
+    listed = [{"trial": best, "kind": kind, **named} for kind in ("learning_curves", "overlays")]
+    kept = {"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.5], "validation_loss": [2.0, 0.5, 0.75]}
+    pictures: dict[tuple[int, str], Any] = {
+        (best, "learning_curves"): kept,
+        (best, "overlays"): overlays(Image.new("RGB", (16, 8))),
+    }
+    content = {**found.content, "pictures": listed}
+    outline = Outline(report_page.render(replace(found, content=content, pictures=pictures)))
+    assert len(outline.all("img")) == 3 and all(each["alt"] for each in outline.all("img"))
+    assert "lowest on validation after epoch 2 of 3" in outline.text
+    assert "2 training images, 1 of them overlaid" in outline.text
+    assert "has kept" not in outline.text
+
+
 def test_every_colour_has_one_for_the_dark() -> None:
     roles = [charts.COMPLETE, charts.PRUNED, charts.FAILED, charts.BEST]
-    roles += [charts.TEACHER, charts.PAPER, charts.MUTED]
+    roles += [charts.TEACHER, charts.PAPER, charts.MUTED, charts.EMPTY]
     assert set(roles) <= set(report_page.DARK)
     used = {
         colour for kind in reports.KINDS for colour in re.findall('"(#[0-9a-f]{6})"', page(kind))
     }
     assert used <= {*report_page.DARK, *report_page.DARK.values()} | {"#222222", "#c9c7c1"} | {
-        *("#3d3f45", "#2a2f38", "#ffffff", "#4a505c", "#c9c6bd")
+        *("#3d3f45", "#2a2f38", "#ffffff", "#4a505c", "#c9c6bd", "#191a1c")
     }

@@ -50,7 +50,7 @@ def test_before_the_first_trial_it_asks_and_says_so() -> None:
     note = study_note.markdown(summary(), record())
     assert note.startswith("**No trial has completed yet**: no trial has begun, of a budget of 20.")
     assert "| teacher | `mobilenet_v2`, 20 epochs |" in note
-    assert "| `kd_weight` | `[0, 1]` |" in note
+    assert "| varied | `kd_weight` `[0, 1]` |" in note
     assert "igkd export" not in note
     assert "best student" not in note
     assert "fingerprint |\n" not in note
