@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _FILE_WIDTH = 160  # of tables in a pipe or a file, where no terminal says how wide it is
 
+_ENDLESS = 10_000  # columns, more than any table has
 _WIDE = 100  # columns from which on there is room for longer bars and the units of counts
 _LINE_SECONDS = 5.0  # between two lines of a stage where there are no bars
 
@@ -314,13 +315,20 @@ def _bars() -> Progress:
     from rich.table import Column
     from rich.text import Text
 
-    wide = terminal().width >= _WIDE
+    def wide() -> bool:
+        return terminal().width >= _WIDE  # anew each time, for it may be resized
+
+    class Bar(progress.BarColumn):
+        def render(self, task: progress.Task) -> Any:
+            """How far it is."""
+            self.bar_width = 20 if wide() else 10
+            return super().render(task)
 
     class Count(progress.ProgressColumn):
         def render(self, task: progress.Task) -> Text:
             """How much is done of how much; its unit where there is room."""
             count = str(task.fields["count"])
-            return Text(count if wide else count.partition(" ")[0])
+            return Text(count if wide() else count.partition(" ")[0])
 
     class Taken(progress.ProgressColumn):
         def render(self, task: progress.Task) -> Text:
@@ -352,9 +360,22 @@ def _bars() -> Progress:
             """The word beside it, as much of it as there is room for."""
             return Words(str(task.fields["note"]))
 
-    return progress.Progress(
+    class Bars(progress.Progress):
+        drawn_width = terminal().width
+
+        def get_renderable(self) -> Any:
+            """What is drawn next; a narrower terminal has wrapped what was drawn last."""
+            before, self.drawn_width = self.drawn_width, terminal().width
+            if self.drawn_width < before:  # never when it is asked for the first time
+                last = self.live._live_render  # nothing public says how many lines were drawn
+                if last._shape is not None:
+                    width, height = last._shape
+                    last._shape = (width, height * math.ceil(before / self.drawn_width))
+            return super().get_renderable()
+
+    return Bars(
         progress.TextColumn("{task.description}", table_column=Column(min_width=9, no_wrap=True)),
-        progress.BarColumn(bar_width=20 if wide else 10),
+        Bar(),
         Count(Column(no_wrap=True, justify="right")),
         Taken(Column(no_wrap=True, justify="right")),
         Left(Column(no_wrap=True, justify="right")),
@@ -398,6 +419,9 @@ def print_table(
         table.add_column(column, justify=justify, no_wrap=position == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # not markup: a cell may hold an error's [brackets]
+    out = terminal("stdout")
+    if table.__rich_measure__(out, out.options.update(max_width=_ENDLESS)).maximum > out.width:
+        table.padding = 0  # rather than to break words
     print_view(table)
 
 

@@ -432,3 +432,14 @@ def test_a_table_can_be_pasted_anywhere(capsys: pytest.CaptureFixture[str]) -> N
     assert out.isascii() and out == (
         "best\n          value\n---------------\naccuracy    0.5\nlatency\n"
     )
+
+
+def test_a_table_stands_closer_before_it_breaks_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = []
+    for width in (29, 28):
+        seen = io.StringIO()
+        terminal = Console(file=seen, force_terminal=True, width=width, color_system=None)
+        monkeypatch.setitem(console._consoles, "stdout", terminal)
+        console.print_table("", ["epochs", "accuracy", "temperature"], [["1", "2", "3"]])
+        heads.append(seen.getvalue().splitlines()[0].rstrip())
+    assert heads == ["epochs  accuracy  temperature", "epochs accuracy temperature"]
