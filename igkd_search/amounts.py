@@ -1,4 +1,4 @@
-"""Numbers as people read them in a report: shares, milliseconds, factors, counts, time spans."""
+"""Numbers as people read them: shares, milliseconds, factors, counts, time spans."""
 
 from typing import Any
 
@@ -54,3 +54,8 @@ def span(seconds: float | None) -> str:
             rest = whole % size // part
             return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
     return f"{whole} s"
+
+
+def left(seconds: float) -> str:
+    """A time to go, without the seconds that would promise more than is known."""
+    return f"{span(seconds if seconds < 90 else 60 * round(seconds / 60))} left"

@@ -24,6 +24,7 @@ from igkd_search import (
     file_commands,
     output_options,
     report_command,
+    stages,
     status_command,
     study_commands,
     tables,
@@ -100,10 +101,10 @@ def run(
         from igkd_search import crew
 
         several = crew.asked(launcher, gpus, workers_per_gpu, workers, slurm or (), device)
-        with console.display(STAGES) if several is None else nullcontext():
+        with stages.display(STAGES) if several is None else nullcontext():
             from igkd_search import registry, results, spec, stopping
 
-            with console.stage("start", note="opening the study"):
+            with stages.stage("start", note="opening the study"):
                 check_home(home)
                 question = question_of(study, storage, home, data)
                 if trials is not None:
@@ -134,8 +135,8 @@ def prepare(
     device: DeviceOption = None,
 ) -> None:
     """Build the materials only."""
-    with reporting(study), console.display(STAGES[:-1]):
-        with console.stage("start", note="loading"):
+    with reporting(study), stages.display(STAGES[:-1]):
+        with stages.stage("start", note="loading"):
             check_home(home)
             question = question_of(study, storage, home, data)
             from igkd_search import launch, spec
@@ -199,8 +200,8 @@ def overlays(
 ) -> None:
     """Draw what overlays are: one image a class, its map, and every control."""
     with reporting(study):
-        with console.display(["start", "teacher", "overlays"]):
-            with console.stage("start", note="loading"):
+        with stages.display(["start", "teacher", "overlays"]):
+            with stages.stage("start", note="loading"):
                 check_home(home)
                 question = question_of(study, storage, home, data)
                 from igkd_search import gallery, keeper, registry
@@ -281,8 +282,8 @@ def train(
         from igkd_search import study_file
 
         students = ["student"] if seeds == 1 else [f"student {i + 1}/{seeds}" for i in range(seeds)]
-        with console.display(["start", *STAGES[1:-1], *students]):
-            with console.stage("start", note="loading"):
+        with stages.display(["start", *STAGES[1:-1], *students]):
+            with stages.stage("start", note="loading"):
                 check_home(home)
                 exported = located(study_file.read_exported(file), data)
                 from igkd_search import final
@@ -293,7 +294,7 @@ def train(
 def _search(
     question: spec.Study, trials: int | None, storage: str | None, home: Path, device: str | None
 ) -> tuple[database.Database, str]:
-    with console.stage("start", note="loading torch and the data"):
+    with stages.stage("start", note="loading torch and the data"):
         from igkd_search import launch
 
         data = launch.check(question, home, open_if_there(storage, home), device)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial
 
-from igkd_search import console, database, registry, spec, study_file, workers
+from igkd_search import database, registry, spec, stages, study_file, workers
 from igkd_search.errors import StorageError, StudyError
 from igkd_search.identities import this_process
 from igkd_search.schema import attempts, files, queue, searches, slots, studies
@@ -140,7 +140,7 @@ def _copy_trials(
         storage.set_study_system_attr(number, key, value)
     for key, value in original.user_attrs.items():
         storage.set_study_user_attr(number, key, value)
-    with console.stage("trials", len(trials), "trials") as stage:
+    with stages.stage("trials", len(trials), "trials") as stage:
         for trial in trials:
             # not Study.add_trial: what is stored is copied as it is, not judged once more
             storage.create_new_trial(number, template_trial=trial)

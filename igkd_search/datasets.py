@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from igkd_search import (
     arrays,
     augment,
-    console,
     decoding,
     downloads,
     image_folder,
@@ -26,6 +25,7 @@ from igkd_search import (
     sources,
     spec,
     splits,
+    stages,
     vault,
 )
 from igkd_search.errors import DataError
@@ -235,7 +235,7 @@ def _decoded(files: image_folder.Files, part: str, place: Place) -> Pixels:
     def build(folder: Path) -> None:
         shape = (len(files.names), 3, size, size)
         try:
-            with console.stage("images", len(files.names), "images") as stage:
+            with stages.stage("images", len(files.names), "images") as stage:
                 decode = image_folder.decoder(files, size, stage.advance)
                 shards.fill(folder, "images", shape, np.uint8, _SHARD, decode, stage.advance)
         except DataError:

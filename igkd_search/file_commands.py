@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from igkd_search import completion, console
+from igkd_search import completion, console, stages
 from igkd_search.command_options import (
     HOME,
     Format,
@@ -138,9 +138,9 @@ def validate(
         check_home(home)
         from igkd_search import validation
 
-        with console.display(["look"]):
+        with stages.display(["look"]):
             note = "at the text" if no_data else "at text, networks and data"
-            with console.stage("look", note=note):
+            with stages.stage("look", note=note):
                 run, faults = validation.examine(file, home, data=not no_data)
         well = "" if run is None else f"{file}: well; {validation.in_words(run)}"
         found = [vars(fault) for fault in faults]

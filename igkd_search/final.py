@@ -23,13 +23,13 @@ from igkd_search import (
     augment,
     checkpoints,
     compiling,
-    console,
     datasets,
     devices,
     evaluation,
     latency,
     materials,
     spec,
+    stages,
     study_file,
     training,
     users,
@@ -218,7 +218,7 @@ def _train_seed(bench: _Bench, index: int, seeds: int) -> nn.Module:
         resume_from=checkpoints.newest(save_to),
     )
     name = "student" if seeds == 1 else f"student {index + 1}/{seeds}"
-    with console.stage(name, config.epochs, "epochs") as stage:
+    with stages.stage(name, config.epochs, "epochs") as stage:
         for record in epochs:
             stage.advance(note=f"loss {record.loss:.3f}")
     return student.eval()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from igkd_search import console, database, progress
+from igkd_search import database, progress, stages
 from igkd_search.errors import IgkdError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def foreseeing(url: str, study: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        console.foresee("trials", None)
+        stages.foresee("trials", None)
 
 
 def follow(
@@ -71,4 +71,4 @@ def follow(
 
 def tell(found: dict[str, Any]) -> None:
     """Show what a reading says of the time left."""
-    console.foresee("trials", found["seconds"]["left"])
+    stages.foresee("trials", found["seconds"]["left"])

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from itertools import chain, repeat
 
-from igkd_search import console, gpus, output_options, spectator
+from igkd_search import gpus, output_options, spectator, stages
 from igkd_search.crew import Crew, Order
 from igkd_search.errors import ProcessError
 from igkd_search.processes import Job, in_front
@@ -32,7 +32,7 @@ def search(order: Order, crew: Crew) -> str:
         spectator.check_room(order.url, crew.workers)
         supervisor = Supervisor(jobs(order, crew, stops))
         log.info("%d workers; their logs are in %s", crew.workers, order.logs)
-        with console.display(["trials"]), console.stage("trials", unit="trials") as stage:
+        with stages.display(["trials"]), stages.stage("trials", unit="trials") as stage:
             watched = spectator.Spectator(order.url, order.question, stage, stops)
             try:
                 supervisor.run(watched.look)

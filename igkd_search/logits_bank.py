@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from igkd_search import augment, console, datasets, evaluation, memory, shards, spec, vault
+from igkd_search import augment, datasets, evaluation, memory, shards, spec, stages, vault
 from igkd_search.errors import MaterialError
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def obtain(
     }
     reader = datasets.reader_of(data, device)
     if store.contains("targets", inputs):
-        console.settle("targets", "found")
+        stages.settle("targets", "found")
 
     def build(folder: Path) -> None:
         _fill(folder, data, network, reader, chosen)
@@ -158,7 +158,7 @@ def _fill(
             )
         return stored
 
-    with console.stage("targets", count, "images") as stage:
+    with stages.stage("targets", count, "images") as stage:
         shape = (count, views, data.classes)
         shards.fill(folder, "logits", shape, np.float16, shard, compute, stage.advance)
 

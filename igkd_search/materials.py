@@ -21,7 +21,6 @@ from torch import nn
 from igkd_search import (
     architectures,
     augment,
-    console,
     controls,
     datasets,
     devices,
@@ -32,6 +31,7 @@ from igkd_search import (
     onnx_export,
     overlay_bank,
     spec,
+    stages,
     teacher,
     vault,
 )
@@ -177,7 +177,7 @@ def prepare(
     if logits_bank.use_bank(study, data):
         bank = logits_bank.obtain(data, master.network, master.digest, store, device, chosen)
     else:
-        console.settle("targets", "live teacher")
+        stages.settle("targets", "live teacher")
     timed = _timed(study, data)
     groups = (data.fit_rows, data.validation_rows)
     shuffled = study.materials.targets == "shuffled"
@@ -261,11 +261,11 @@ def _latency_table(
 ) -> dict[str, Latency]:
     """Figures of every network: those that the study began with, else found or measured here."""
     if set(timed) <= set(measured):
-        console.settle("latency", "kept with the study")
+        stages.settle("latency", "kept with the study")
         return {name: measured[name] for name in timed}
     inputs = _latency_inputs(timed)
     if store.contains("latency", inputs):
-        console.settle("latency", "found")
+        stages.settle("latency", "found")
 
     def build(folder: Path) -> None:
         table = {name: row.as_dict() for name, row in _measured(timed, shape, store).items()}
@@ -283,7 +283,7 @@ def _measured(
 ) -> dict[str, Latency]:
     networks = {name: each.build() for name, each in timed.items()}
     rounds = 30
-    with console.stage("latency", len(networks) + rounds, "steps") as stage:
+    with stages.stage("latency", len(networks) + rounds, "steps") as stage:
         stage.advance(0, "exporting to ONNX")
         files = {}
         for name, network in networks.items():

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from igkd_search import attribution, console, datasets, memory, shards, spec, vault
+from igkd_search import attribution, datasets, memory, shards, spec, stages, vault
 from igkd_search.augment import Maps
 from igkd_search.errors import MaterialError
 
@@ -68,7 +68,7 @@ def obtain(
         "version": _VERSION,
     }
     if store.contains("overlays", inputs):
-        console.settle("overlays", "found")
+        stages.settle("overlays", "found")
     artist = _Artist(options, data, network, device)
     folder = store.entry("overlays", inputs, artist.build, artist.check)
     quality = json.loads((folder / "quality.json").read_bytes())
@@ -121,7 +121,7 @@ class _Artist:
         """Fill maps.npy, and say in quality.json how good it is."""
         shard = max(_SHARD_ROWS, self._batch.size // self._options.steps)
         dtype = np.uint8 if self._options.dtype == "uint8" else np.float16
-        with console.stage("overlays", self._count, "images") as stage:
+        with stages.stage("overlays", self._count, "images") as stage:
             shards.fill(
                 folder,
                 "maps",

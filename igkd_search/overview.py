@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import console
+from igkd_search import amounts, console
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -98,7 +98,7 @@ def _pairs(found: Mapping[str, Any]) -> dict[str, str]:
         "": "" if best is None else _configuration(best["parameters"]),
         "front": _front(found["front"] or []),
         "rate": _rate(found),
-        "time": f"{console.in_words(found['seconds']['searched'])} searched"
+        "time": f"{amounts.span(found['seconds']['searched'])} searched"
         + ("" if found["ended"] else f", {_left(found)}"),
         "workers": _crew(found),
         "deaths": f"{found['deaths']} of the attempts at trials" if found["deaths"] else "",
@@ -212,7 +212,7 @@ def _rate(found: Mapping[str, Any]) -> str:
 def _left(found: Mapping[str, Any]) -> str:
     left = found["seconds"]["left"]
     if left is not None:
-        return f"about {console.left_in_words(left)}"
+        return f"about {amounts.left(left)}"
     working = any(worker["state"] in ("training", "waiting") for worker in found["workers"])
     why = "until a trial has finished" if working else "since nobody is at work"
     return f"time left unknown {why}"
@@ -221,7 +221,7 @@ def _left(found: Mapping[str, Any]) -> str:
 def _seen(worker: Mapping[str, Any]) -> str:
     if worker["state"] == "dead":
         return "dead"
-    ago = console.in_words(worker["silent"])
+    ago = amounts.span(worker["silent"])
     return f"silent {ago}" if worker["state"] == "silent" else f"{ago} ago"
 
 

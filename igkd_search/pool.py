@@ -15,7 +15,6 @@ import optuna
 import torch
 
 from igkd_search import (
-    console,
     database,
     draining,
     launch,
@@ -23,6 +22,7 @@ from igkd_search import (
     searches,
     slots,
     spec,
+    stages,
     stopping,
     worker,
 )
@@ -124,7 +124,7 @@ class _Pool:
         log.info("study %s (priority %d)", chosen.name, chosen.priority)
         try:
             hired = self.hire(chosen.study, self._tables[chosen.name], self.drain)
-            with console.stage("trials", note=chosen.name) as stage, hired.present():
+            with stages.stage("trials", note=chosen.name) as stage, hired.present():
                 self._work(chosen, hired, stage)
         except draining.Leaving as interruption:
             log.info("study %s: %s", chosen.name, interruption)
@@ -139,7 +139,7 @@ class _Pool:
             self._leave_alone(chosen.name, draining.STOP)
             self.drain.forget()
 
-    def _work(self, chosen: _Candidate, hired: worker.Worker, stage: console.Stage) -> None:
+    def _work(self, chosen: _Candidate, hired: worker.Worker, stage: stages.Stage) -> None:
         while not self.drain.asked.is_set():
             counts = hired.slots.counts()
             stage.total = counts.total

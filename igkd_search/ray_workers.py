@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from igkd_search import console, database, draining, registry, spec, spectator
+from igkd_search import database, draining, registry, spec, spectator, stages
 from igkd_search.crew import Crew, Order
 from igkd_search.errors import IgkdError, ProcessError, StorageError, StudyError
 
@@ -54,12 +54,12 @@ def search(order: Order, crew: Crew) -> str:
         stops=spectator.stops_so_far(order.url, order.name),
         logs=order.logs.absolute(),
     )
-    with console.display(["ray", "trials"]), _cluster() as ray:
+    with stages.display(["ray", "trials"]), _cluster() as ray:
         if len(ray.nodes()) > 1:
             database.check_shared(task.url, f"the {len(ray.nodes())} nodes of the cluster")
         _begin(ray, task, crew)
         spectator.check_room(order.url, crew.workers)
-        with console.stage("trials", unit="trials") as stage, _asked() as asked:
+        with stages.stage("trials", unit="trials") as stage, _asked() as asked:
             watched = spectator.Spectator(order.url, order.question, stage, task.stops)
             problems = _work(ray, task, crew, watched, asked)
             ended = watched.ending()
@@ -112,7 +112,7 @@ def _cluster() -> Iterator[Any]:
     if ray.is_initialized():  # whoever has connected this process disconnects it
         yield ray
         return
-    with console.stage("ray", note="looking for a cluster") as stage:
+    with stages.stage("ray", note="looking for a cluster") as stage:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         try:
             ray.init(address="auto", **options)
@@ -139,7 +139,7 @@ def _begin(ray: Any, task: Task, crew: Crew) -> None:
         log.warning("%g GPUs asked for, %g there: workers wait for more nodes", wanted, there)
     if registry.resume(task.url, task.question, task.trials):
         return
-    with console.stage("prepare", note=f"on the cluster; its log: {task.logs}/prepare.log"):
+    with stages.stage("prepare", note=f"on the cluster; its log: {task.logs}/prepare.log"):
         remote = ray.remote(num_gpus=1 if crew.per_gpu else 0, max_retries=3)(prepare)
         with _naming_failures(ray):
             ray.get(remote.remote(task))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from igkd_search import console, database, local_workers, registry, spectator
+from igkd_search import database, local_workers, registry, spectator, stages
 from igkd_search.crew import Crew, Order
 from igkd_search.errors import ProcessError, StudyError, reason_of
 from igkd_search.processes import Job, last_words
@@ -95,17 +95,17 @@ def search(order: Order, crew: Crew) -> str:
         database.check_shared(order.url, "the tasks of SLURM")
     stops = spectator.stops_so_far(order.url, order.name)
     order = dataclasses.replace(order, home=order.home.absolute())
-    with console.display(["slurm", "trials"]), order.in_environment():
+    with stages.display(["slurm", "trials"]), order.in_environment():
         executor = _executor(order, crew)
         _begin(executor, order, crew)
         spectator.check_room(order.url, crew.workers)
         tasks = [_workers(order, crew, stops, i) for i in range(crew.workers // _own(crew))]
-        with console.stage("slurm", note="submitting") as stage:
+        with stages.stage("slurm", note="submitting") as stage:
             with _naming_refusals(), executor.batch():
                 submitted = [executor.submit(task) for task in tasks]
             stage.advance(0, f"{len(tasks)} tasks, {submitted[0].job_id} and on")
         log.info("they go on without this command: igkd status, igkd stop %s", order.name)
-        with console.stage("trials", unit="trials") as stage:
+        with stages.stage("trials", unit="trials") as stage:
             watched = spectator.Spectator(order.url, order.question, stage, stops)
             try:
                 problems = follow(submitted, watched.look, lambda: watched.finished)
@@ -163,7 +163,7 @@ def _begin(executor: Any, order: Order, crew: Crew) -> None:
     if registry.resume(order.url, order.question, order.trials):
         return
     job = local_workers.prepare_job(order, crew)
-    with console.stage("prepare", note=f"in a task; its log: {job.log}"):
+    with stages.stage("prepare", note=f"in a task; its log: {job.log}"):
         with _naming_refusals():
             submitted = executor.submit(Task([job], order.storage, max_deaths=1))
         problems = follow([submitted], lambda: None, lambda: False)

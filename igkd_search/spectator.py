@@ -9,12 +9,12 @@ from contextlib import closing
 
 from igkd_search import (
     connections,
-    console,
     database,
     overview,
     progress,
     searches,
     spec,
+    stages,
     stopping,
 )
 from igkd_search.errors import StorageLost
@@ -32,7 +32,7 @@ class Spectator:
         self,
         url: str,
         study: spec.Study,
-        stage: console.Stage,
+        stage: stages.Stage,
         stops: int,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,7 +77,7 @@ class Spectator:
         budget = found["budget"]
         self.finished = 0 < budget["trials"] <= budget["done"]
         self._stage.total = budget["trials"]
-        console.foresee(self._stage.name, found["seconds"]["left"])
+        stages.foresee(self._stage.name, found["seconds"]["left"])
         self._stage.advance(budget["done"] - self._stage.done, overview.note(found))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import console
+from igkd_search import console, stages
 from igkd_search.command_options import (
     HOME,
     Format,
@@ -96,7 +96,7 @@ def copy(
     home: HomeOption = HOME,
 ) -> None:
     """Copy a study into another database: trials, slots, queue, files; nothing is lost."""
-    with reporting(study), console.display(["trials"]):
+    with reporting(study), stages.display(["trials"]):
         from igkd_search import copying, database, notices, registry, removal
 
         if database.masked(to) != to:

@@ -26,7 +26,6 @@ from igkd_search import (
     augment,
     batches,
     checkpoints,
-    console,
     datasets,
     devices,
     evaluation,
@@ -36,6 +35,7 @@ from igkd_search import (
     networks,
     small_maps,
     spec,
+    stages,
     vault,
     weight_files,
 )
@@ -211,10 +211,10 @@ def _found(
         return _trained(inputs, options, data, store, device, keeper), vault.digest(inputs)
     begun = _begun(options, keeper)
     if begun is not None:
-        console.settle("teacher", "from the database")
+        stages.settle("teacher", "from the database")
         return _placed(begun, store), None
     file = weight_files.check(options)
-    console.settle("teacher", f"from {file.name}")
+    stages.settle("teacher", f"from {file.name}")
     return weight_files.as_safetensors(file, store), vault.digest({"file": vault.file_digest(file)})
 
 
@@ -254,14 +254,14 @@ def _trained(
     keeper: Keeper | None,
 ) -> Path:
     if store.contains("teacher", inputs):
-        console.settle("teacher", "found")
+        stages.settle("teacher", "found")
 
     def build(folder: Path) -> None:
         kept = None if keeper is None else keeper.begun() or keeper.fetch(vault.digest(inputs))
         if kept is None:
             _train(folder, options, data, device)
             return
-        console.settle("teacher", "from the database")
+        stages.settle("teacher", "from the database")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         vault.write_whole(folder / weight_files.WEIGHTS, kept)
 
@@ -277,7 +277,7 @@ def _train(
     resume_from = checkpoints.newest(save_to)
     records = []
     padded = small_maps.padded(network, device)
-    with padded, console.stage("teacher", options.epochs, "epochs") as stage:
+    with padded, stages.stage("teacher", options.epochs, "epochs") as stage:
         try:
             for record in fitting.fit(
                 network,

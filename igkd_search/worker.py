@@ -20,7 +20,6 @@ from igkd_search import (
     artifacts,
     births,
     checkpoints,
-    console,
     database,
     draining,
     fitting,
@@ -31,6 +30,7 @@ from igkd_search import (
     slots,
     space,
     spec,
+    stages,
     stopping,
     workers,
 )
@@ -125,7 +125,7 @@ class Worker:
 
         Returns why it ended: "budget", or in words who or what had it end before.
         """
-        with console.stage("trials", self.slots.counts().total, "trials") as stage:
+        with stages.stage("trials", self.slots.counts().total, "trials") as stage:
             try:
                 with self.present():
                     return self._work(stage, poll_seconds)
@@ -150,7 +150,7 @@ class Worker:
                 self.register.leave()
             self._joined = False
 
-    def run_one(self, stage: console.Stage | None = None) -> bool:
+    def run_one(self, stage: stages.Stage | None = None) -> bool:
         """Claim one slot and bring its trial to its end; False when there is none to claim."""
         self._beat(_BEAT_SECONDS)
         enough = stopping.reason(self.base, self.study, self.optuna_study)
@@ -162,7 +162,7 @@ class Worker:
         self.run_claim(claim, stage)
         return True
 
-    def _work(self, stage: console.Stage, poll_seconds: float) -> str:
+    def _work(self, stage: stages.Stage, poll_seconds: float) -> str:
         while not self.drain.asked.is_set():
             counts = self.slots.counts()
             stage.total = counts.total
@@ -180,7 +180,7 @@ class Worker:
             self.drain.asked.wait(poll_seconds)
         return self.drain.reason
 
-    def run_claim(self, claim: slots.Claim, stage: console.Stage | None = None) -> None:
+    def run_claim(self, claim: slots.Claim, stage: stages.Stage | None = None) -> None:
         """Bring the trial of one claimed slot to its end; a lost lease ends it without a write."""
         try:
             self.reached("claimed")
@@ -228,7 +228,7 @@ class Worker:
         self.reached("recorded")
         return trial
 
-    def _finish(self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None) -> None:
+    def _finish(self, claim: slots.Claim, trial: optuna.Trial, stage: stages.Stage | None) -> None:
         end = self._end_of(claim, trial, stage)
         self._keep(claim, trial, end)
         if "latency_ms" in end.attributes:  # not of a trial that failed before it was anything
@@ -260,7 +260,7 @@ class Worker:
         self.storage.set_trial_attrs(trial._trial_id, user, system)
 
     def _end_of(
-        self, claim: slots.Claim, trial: optuna.Trial, stage: console.Stage | None
+        self, claim: slots.Claim, trial: optuna.Trial, stage: stages.Stage | None
     ) -> outcomes.End:
         """Train, and say how it ended. What is not the trial's own fault is raised."""
         described: Mapping[str, outcomes.Attribute] = {}
@@ -314,7 +314,7 @@ class Worker:
         claim: slots.Claim,
         trial: optuna.Trial,
         config: spec.TrialConfig,
-        stage: console.Stage | None,
+        stage: stages.Stage | None,
         records: list[fitting.EpochRecord],
     ) -> TrialState:
         """Train until the last epoch or the pruner's word, adding to `records`; report each once.
@@ -363,7 +363,7 @@ class Worker:
         return TrialState.COMPLETE
 
     def _tell_epoch(
-        self, owed: owing.Owed, record: fitting.EpochRecord, stage: console.Stage | None, ask: bool
+        self, owed: owing.Owed, record: fitting.EpochRecord, stage: stages.Stage | None, ask: bool
     ) -> bool:
         """Report an epoch and what is owed from before, without waiting; whether it is pruned."""
         trial = owed.trial

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import completion, console
+from igkd_search import completion, console, stages
 from igkd_search.command_options import (
     HOME,
     STAGES,
@@ -67,8 +67,8 @@ def worker(
         _serve(storage, home, device, wait)
         return
     with reporting(study):
-        with console.display(STAGES):
-            with console.stage("start", note="opening the study"):
+        with stages.display(STAGES):
+            with stages.stage("start", note="opening the study"):
                 check_home(home)
                 base = open_existing(storage, home, wait=True)
                 from igkd_search import registry
@@ -77,7 +77,7 @@ def worker(
                 done = registry.is_spent(base, question.name)
             ended = "budget"
             if not done:
-                with console.stage("start", note="loading torch"):
+                with stages.stage("start", note="loading torch"):
                     from igkd_search import launch
 
                 ended = launch.join(base, question, home, device, stops=stops)
@@ -87,8 +87,8 @@ def worker(
 
 def _serve(storage: str | None, home: Path, device: str | None, wait: bool) -> None:
     """Work for every unfinished study of the storage."""
-    with reporting("worker --any"), console.display(STAGES):
-        with console.stage("start", note="loading torch"):
+    with reporting("worker --any"), stages.display(STAGES):
+        with stages.stage("start", note="loading torch"):
             check_home(home)
             base = open_existing(storage, home, wait=True)
             from igkd_search import devices, pool

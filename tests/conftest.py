@@ -5,6 +5,7 @@ changed, and a test that changes it takes a copy. So files may run in any order 
 """
 
 import gc
+import io
 import logging
 import os
 import shutil
@@ -182,3 +183,28 @@ def searched(
     launch.search(base, study, found, trials=2)
     base.close()
     return found
+
+
+@pytest.fixture
+def own_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No consoles of other tests, none of the developer's wishes; what is shown ends in time."""
+    from igkd_search import console, stages
+
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(console, "_consoles", {})
+    yield
+    assert stages._display is None and stages._planned == {}
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a terminal in place of standard error is sent."""
+    from rich.console import Console
+
+    from igkd_search import console
+
+    seen = io.StringIO()
+    terminal = Console(file=seen, force_terminal=True, width=120, color_system=None)
+    monkeypatch.setitem(console._consoles, "stderr", terminal)
+    return seen

@@ -1,11 +1,9 @@
-"""Results on standard output, all else on standard error; stages as bars or as plain lines."""
+"""Results on standard output, all else on standard error, whole and as they are."""
 
 import io
 import json
 import logging
 import math
-import re
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -13,95 +11,7 @@ from rich.table import Table
 
 from igkd_search import console
 
-PLAN = ("teacher", "overlays", "trials")
-
-
-class Clock:
-    """A monotonic clock that stands until the test moves it."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture(autouse=True)
-def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No consoles of other tests, none of the developer's wishes, and the log as it was."""
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(console, "_consoles", {})
-    package = logging.getLogger("igkd_search")
-    before = list(package.handlers), package.level, package.propagate
-    yield
-    package.handlers[:], package.level, package.propagate = before
-    assert console._display is None and console._planned == {}
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    hand = Clock()
-    monkeypatch.setattr(console, "time", hand)
-    return hand
-
-
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What a terminal in place of standard error is sent."""
-    seen = io.StringIO()
-    terminal = Console(file=seen, force_terminal=True, width=120, color_system=None)
-    monkeypatch.setitem(console._consoles, "stderr", terminal)
-    return seen
-
-
-def bars() -> dict[str, tuple[str, str, float | None, float]]:
-    """Of each bar on display: its count, its word, its total, how far it is."""
-    assert console._display is not None
-    return {
-        task.description: (task.fields["count"], task.fields["note"], task.total, task.completed)
-        for task in console._display.tasks
-    }
-
-
-def test_without_a_terminal_a_stage_logs_its_begin_and_its_end(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "igkd_search")
-    with console.display(PLAN), console.stage("teacher", 3, "epochs") as stage:
-        assert console._display is None
-        for _ in range(3):
-            clock.now += 1
-            stage.advance(note="validation 97.0%")
-    assert caplog.messages == [
-        "teacher: 0/3 epochs",
-        "teacher: 1/3 epochs · validation 97.0%",
-        "teacher: 3/3 epochs · validation 97.0% · 3.0 s",
-    ]
-
-
-def test_plain_lines_come_at_most_every_five_seconds(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "igkd_search")
-    with console.stage("targets", 100, "images") as stage:
-        for _ in range(16):
-            stage.advance(5)
-            clock.now += 1
-    counts = [message.split()[1] for message in caplog.messages]
-    assert counts == ["0/100", "5/100", "30/100", "55/100", "80/100", "80/100"]
-
-
-def test_a_stage_that_fails_says_nothing_of_an_end(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "igkd_search")
-    with pytest.raises(ZeroDivisionError), console.stage("start", note="loading"):
-        raise ZeroDivisionError
-    assert caplog.messages == ["start: loading"]
-
-
-def test_settling_without_a_terminal_logs_the_word(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "igkd_search")
-    console.settle("overlays", "found")
-    assert caplog.messages == ["overlays: found"]
+pytestmark = pytest.mark.usefixtures("own_terminal")
 
 
 def test_results_go_to_standard_output_and_the_rest_to_standard_error(
@@ -192,72 +102,6 @@ def test_pairs_and_errors_show_brackets_and_long_values_whole(
     assert err == f"error: {long}: found [3], allowed are [1, 2]\n"
 
 
-def test_all_planned_stages_are_shown_from_the_start(screen: io.StringIO) -> None:
-    with console.display(PLAN):
-        assert list(bars()) == list(PLAN)
-        assert all(note == "waiting" for _, note, _, _ in bars().values())
-        assert console._display is not None
-        console._display.refresh()
-        shown = screen.getvalue()
-    assert all(name in shown for name in PLAN) and shown.count("waiting") >= len(PLAN)
-
-
-def test_a_bar_follows_its_stage(screen: io.StringIO, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "igkd_search")
-    with console.display(PLAN):
-        with console.stage("teacher", 4, "epochs") as stage:
-            assert bars()["teacher"] == ("0/4 epochs", "", 4, 0)
-            stage.advance(3, note="trial 3: bug in [rows]")
-            assert bars()["teacher"] == ("3/4 epochs", "trial 3: bug in [rows]", 4, 3)
-            assert bars()["trials"][1] == "waiting"
-        # stopped early: the bar is full, the count is true
-        assert bars()["teacher"] == ("3/4 epochs", "trial 3: bug in [rows]", 3, 3)
-    assert "trial 3: bug in [rows]" in screen.getvalue()
-    assert caplog.messages == []  # the bar says it all
-
-
-def test_a_stage_that_was_not_planned_gets_a_bar_of_its_own(screen: io.StringIO) -> None:
-    with console.display(PLAN), console.stage("latency", 2, "steps"):
-        assert list(bars()) == [*PLAN, "latency"]
-
-
-def test_settling_a_planned_stage_fills_its_bar(screen: io.StringIO) -> None:
-    with console.display(PLAN):
-        console.settle("overlays", "found")
-        assert bars()["overlays"] == ("", "found", 1, 1)
-
-
-def test_a_stage_that_comes_back_takes_its_own_bar_again(screen: io.StringIO) -> None:
-    with console.display(PLAN):
-        with console.stage("teacher", 2, "epochs") as stage:
-            stage.advance(2)
-        with console.stage("teacher", 5, "epochs", note="again"):
-            assert list(bars()) == list(PLAN)
-            assert bars()["teacher"] == ("0/5 epochs", "again", 5, 0)
-
-
-def test_a_display_within_a_display_shows_one(screen: io.StringIO) -> None:
-    with console.display(PLAN):
-        outer = console._display
-        with console.display(("other",)):
-            assert console._display is outer and "other" not in bars()
-        assert console._display is outer
-
-
-def test_an_error_leaves_no_display_behind(screen: io.StringIO) -> None:
-    with pytest.raises(KeyboardInterrupt), console.display(PLAN):
-        raise KeyboardInterrupt
-    assert console._display is None
-    assert screen.getvalue().endswith("\x1b[?25h")  # the cursor is back
-
-
-def test_the_log_of_a_terminal_goes_above_the_bars(screen: io.StringIO) -> None:
-    console.log_to_terminal()
-    with console.display(PLAN):
-        logging.getLogger("igkd_search.banks").warning("a bank was [rebuilt]")
-    assert "a bank was [rebuilt]" in screen.getvalue()
-
-
 def test_a_view_in_a_file_has_no_spaces_at_its_ends(capsys: pytest.CaptureFixture[str]) -> None:
     grid = Table.grid()
     grid.add_row("a", "b")
@@ -301,129 +145,10 @@ def test_only_a_terminal_that_can_is_drawn_on(
     assert console.can_redraw() is drawn
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (723.0, "12 min 3 s"),
-        (3600.0, "1 h"),
-        (11520.0, "3 h 12 min"),
-        (86399.0, "23 h 59 min"),
-        (187200.0, "2 d 4 h"),
-    ],
-)
-def test_time_spans_have_two_units(seconds: float, text: str) -> None:
-    assert console.in_words(seconds) == text
-
-
 def test_there_is_one_console_a_stream() -> None:
     assert console.terminal() is console.terminal("stderr")
     assert console.terminal("stdout") is not console.terminal("stderr")
     assert console.terminal("stdout").width == 160
-
-
-@pytest.mark.parametrize(
-    ("width", "shown"),
-    [
-        (40, "best 99.7%, trial 6 3/8 95.0%"),
-        (20, "best 99.7%"),
-        (9, "best..."),
-        (2, "be"),
-    ],
-)
-def test_a_word_beside_a_bar_is_cut_between_words(width: int, shown: str) -> None:
-    assert console.fitted("best 99.7%, trial 6 3/8 95.0%", width) == shown
-    assert len(shown) <= width
-
-
-@pytest.mark.parametrize(("seconds", "shown"), [(7.9, "0:07"), (102, "1:42"), (7389, "2:03:09")])
-def test_time_taken_is_shown_as_by_a_clock(seconds: float, shown: str) -> None:
-    assert console._clock(seconds) == shown
-
-
-def lines_of(screen: io.StringIO) -> list[str]:
-    """What a terminal showed last, without what moves its cursor."""
-    assert console._display is not None
-    screen.seek(0)
-    screen.truncate()
-    console._display.refresh()
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", screen.getvalue())
-    return [line.rstrip() for line in shown.splitlines() if line.strip()]
-
-
-@pytest.mark.parametrize("width", [80, 200])
-def test_budget_best_and_time_left_are_read_at_any_width(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, width: int
-) -> None:
-    seen = io.StringIO()
-    terminal = Console(file=seen, force_terminal=True, width=width, color_system=None)
-    monkeypatch.setitem(console._consoles, "stderr", terminal)
-    with console.display(PLAN):
-        with console.stage("overlays", 1150, "images") as stage:
-            stage.advance(1150)
-        with console.stage("trials", 100, "trials") as stage:
-            console.foresee("trials", 250.0)
-            stage.advance(6, "best 99.7%, trial 100 50/100 95.0%")
-            *_, line = lines_of(seen)
-    assert line.startswith("trials") and len(line) <= width
-    assert "6/100" in line and "4 min left" in line and "best 99.7%" in line
-    assert ("trial 100 50/100 95.0%" in line) == (width == 200)
-    assert not line.endswith(("tri", ",", "…"))
-
-
-def test_a_total_that_is_learnt_later_is_that_of_the_bar(screen: io.StringIO) -> None:
-    with console.display(PLAN), console.stage("trials", unit="trials") as stage:
-        stage.total = 14
-        stage.advance(3)
-        assert bars()["trials"] == ("3/14 trials", "", 14, 3)
-        assert console._display is not None and not console._display.tasks[-1].finished
-
-
-def test_what_was_foreseen_passes_and_ends_with_its_stage(clock: Clock) -> None:
-    with console.stage("trials", 3, "trials"):
-        console.foresee("trials", 100.0)
-        clock.now += 30
-        assert console._left("trials") == 70.0
-        clock.now += 300
-        assert console._left("trials") == 0.0
-    assert console._left("trials") is None
-
-
-def test_a_line_that_says_nothing_new_is_left_out(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "igkd_search")
-    with console.stage("trials", 3, "trials") as stage:
-        for note in ("best 1.0%", "best 1.0%", "best 2.0%"):
-            console.foresee("trials", 42.0)
-            stage.advance(0, note)
-            clock.now += 6
-    assert caplog.messages == [
-        "trials: 0/3 trials",
-        "trials: 0/3 trials · best 1.0% · about 42 s left",
-        "trials: 0/3 trials · best 2.0% · about 42 s left",
-        "trials: 0/3 trials · best 2.0% · 18.0 s",
-    ]
-
-
-@pytest.mark.parametrize("loudness", [console.Loudness(quiet=True), console.Loudness(as_json=True)])
-def test_whoever_wants_less_gets_no_bars(screen: io.StringIO, loudness: console.Loudness) -> None:
-    console.choose(loudness)
-    with console.display(PLAN):
-        assert console._display is None
-    assert screen.getvalue() == ""
-
-
-def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = io.StringIO()
-    terminal = Console(file=seen, force_terminal=True, _environ={"TERM": "dumb"})
-    monkeypatch.setitem(console._consoles, "stderr", terminal)
-    console.log_to_terminal()
-    with console.display(PLAN):
-        assert console._display is None
-    assert seen.getvalue() == ""
 
 
 def test_a_table_can_be_pasted_anywhere(capsys: pytest.CaptureFixture[str]) -> None:

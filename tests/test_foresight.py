@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from igkd_search import console, database, foresight, registry
+from igkd_search import database, foresight, registry, stages
 from igkd_search.errors import StorageLost
 from tests.databases import prepared_url
 
@@ -14,7 +14,7 @@ from tests.databases import prepared_url
 @pytest.fixture(autouse=True)
 def nothing_foreseen() -> Iterator[None]:
     yield
-    console.foresee("trials", None)
+    stages.foresee("trials", None)
 
 
 class Clock:
@@ -43,7 +43,7 @@ def test_what_is_read_is_shown_and_a_lost_database_leaves_the_last() -> None:
         return dict(found)
 
     foresight.follow(read, clock.wait, clock.monotonic)
-    shown.append(console._left("trials"))
+    shown.append(stages._left("trials"))
     assert shown[0] is not None and 59 < shown[0] <= 60
     assert clock.waited == [5.0, 5.0, 5.0]
 
@@ -57,7 +57,7 @@ def test_a_slow_reading_is_followed_by_a_long_pause() -> None:
 
     foresight.follow(read, clock.wait, clock.monotonic)
     assert clock.waited == pytest.approx([5.0, 20.0, 20.0])
-    assert console._left("trials") is None
+    assert stages._left("trials") is None
 
 
 def test_it_waits_for_a_study_that_is_not_there_yet_and_ends_with_the_search(

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from igkd_search import cli, console, output_options
+from igkd_search import cli, console, output_options, stages
 
 log = logging.getLogger("igkd_search.worker")
 
@@ -19,7 +19,7 @@ log = logging.getLogger("igkd_search.worker")
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(console, "_consoles", {})
     yield
-    assert console._display is None
+    assert stages._display is None
 
 
 def typed(*arguments: str) -> Result:
@@ -37,7 +37,7 @@ def typed(*arguments: str) -> Result:
         log.info("did %d", count)
         log.warning("odd")
         console.print_note("typed well")
-        with console.display(["trials"]), console.stage("trials", 2, "trials") as stage:
+        with stages.display(["trials"]), stages.stage("trials", 2, "trials") as stage:
             stage.advance()
         console.print_line("result")
         console.print_error("in vain")

@@ -9,7 +9,16 @@ from typing import Any
 import optuna
 import pytest
 
-from igkd_search import console, database, registry, searches, slots, spec, study_file, workers
+from igkd_search import (
+    database,
+    registry,
+    searches,
+    slots,
+    spec,
+    stages,
+    study_file,
+    workers,
+)
 from igkd_search.errors import StorageLost
 from igkd_search.identities import this_process
 from igkd_search.spectator import Spectator, stops_so_far
@@ -34,8 +43,8 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[database.Da
 @contextmanager
 def spectator(
     base: database.Database, **search: Any
-) -> Iterator[tuple[Spectator, console.Stage, list[float]]]:
-    now, stage = [0.0], console.Stage("trials", 0, "trials", None)
+) -> Iterator[tuple[Spectator, stages.Stage, list[float]]]:
+    now, stage = [0.0], stages.Stage("trials", 0, "trials", None)
     watching = Spectator(base.url, study_of(**search), stage, 0, lambda: now[0])
     yield watching, stage, now
     watching.close()
@@ -87,7 +96,7 @@ def test_it_says_why_the_workers_have_left(base: database.Database) -> None:
         searches.ask_to_stop(base, "mine")
         assert watching.ending() == "igkd stop"
     assert stops_so_far(base.url, "mine") == 2
-    told = Spectator(base.url, study_of(patience=1), console.Stage("trials", 0, "", None), 2)
+    told = Spectator(base.url, study_of(patience=1), stages.Stage("trials", 0, "", None), 2)
     assert told.ending().startswith("search.patience = 1: the last 1 trials brought none")
     told.close()
 
