@@ -190,11 +190,26 @@ class Database:
             return str(connection.scalar(sa.select(files.c.sha256).where(mine)))
 
     @patient
-    def replace_files(self, study: str, contents: Mapping[str, bytes]) -> None:
-        """Keep files of a study, in one transaction and in place of those of the same names."""
+    def replace_files(
+        self,
+        study: str,
+        contents: Mapping[str, bytes],
+        prove: Callable[[sa.Connection], None] = lambda connection: None,
+    ) -> None:
+        """Keep files of a study, in one transaction and in place of those of the same names.
+
+        `prove` raises, within that transaction, unless the caller may write.
+        """
+        mine = (files.c.study_name == study) & files.c.name.in_(contents)
         with self.transaction() as connection:
+            prove(connection)
+            replaced = connection.scalar(sa.select(sa.func.count()).where(mine))
+            if replaced:
+                _keep_others_out(connection)
             for name, content in sorted(contents.items()):
                 _keep(connection, _REPLACE_FILE, study, name, content)
+            if replaced:
+                forget_unnamed(connection)
 
     @patient
     def read_file(self, study: str, name: str) -> bytes | None:
@@ -319,11 +334,16 @@ def _keep(
 
 def forget_unnamed(connection: sa.Connection) -> None:
     """Remove the content of all files that no study names any more."""
+    _keep_others_out(connection)
+    unnamed = file_parts.c.sha256.not_in(sa.select(files.c.sha256))
+    connection.execute(sa.delete(file_parts).where(unnamed))
+
+
+def _keep_others_out(connection: sa.Connection) -> None:
+    """Have whoever else would name a file wait until this transaction has ended."""
     if connection.dialect.name == "postgresql":
         # who keeps a file just now names it before it looks whether its content is there already
         connection.execute(sa.text("LOCK TABLE igkd_files IN SHARE ROW EXCLUSIVE MODE"))
-    unnamed = file_parts.c.sha256.not_in(sa.select(files.c.sha256))
-    connection.execute(sa.delete(file_parts).where(unnamed))
 
 
 def masked(url: str) -> str:

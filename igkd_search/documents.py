@@ -5,6 +5,7 @@ The same content gives the same bytes, whoever writes it when, for files are nam
 
 import gzip
 import json
+import zlib
 from typing import Any
 
 _LARGE = 50_000  # bytes; a matrix of a thousand classes, nearly all of it zeros, has millions
@@ -20,5 +21,5 @@ def load(content: bytes) -> Any:
     """What `dump` was given, tuples as lists; ValueError for other bytes."""
     try:
         return json.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"not a whole document: {error}") from error

@@ -28,6 +28,13 @@ _TABLES = {
     "rows of the search": searches,
 }
 
+_OTHERS = sa.text(
+    "SELECT a.key FROM trial_system_attributes a JOIN trials t ON t.trial_id = a.trial_id"
+    " WHERE t.study_id <> :mine AND a.key LIKE :like"
+    " UNION SELECT key FROM study_system_attributes WHERE study_id <> :mine AND key LIKE :like"
+)
+"""The artifacts of all other studies of the database, by their attributes."""
+
 
 @dataclass(frozen=True)
 class Remains:
@@ -129,13 +136,20 @@ def _trials(base: database.Database, name: str) -> list[optuna.trial.FrozenTrial
 
 
 def _artifacts(base: database.Database, name: str) -> list[str]:
-    """The names under which Optuna's artifact store keeps what belongs to the study."""
+    """The names under which Optuna's artifact store keeps what belongs to this study alone.
+
+    A copy within the same database has the same artifacts.
+    """
     with suppress(KeyError):
         number = base.storage.get_study_id_from_name(name)
         attributes = [base.storage.get_study_system_attrs(number)]
         attributes += [trial.system_attrs for trial in _trials(base, name)]
         keys = [key for each in attributes for key in each if key.startswith(artifacts.PREFIX)]
-        names = [key.removeprefix(artifacts.PREFIX) for key in keys]
+        with base.transaction() as connection:
+            theirs = set(
+                connection.scalars(_OTHERS, {"mine": number, "like": f"{artifacts.PREFIX}%"})
+            )
+        names = [key.removeprefix(artifacts.PREFIX) for key in keys if key not in theirs]
         # it comes from the database, and must not lead out of the folder
         return [name for name in names if name and name == Path(name).name and name != ".."]
     return []

@@ -251,8 +251,7 @@ class Worker:
         """
         contents, system = artifacts.kept(self.record, trial.number, end.kept)
         if contents:
-            self.slots.renew(claim)
-            self.base.replace_files(self.study.name, contents)
+            self.base.replace_files(self.study.name, contents, self.slots.proof(claim))
         named = {name.partition("/")[2].partition("-")[0]: name for name in contents}
         user = dict(end.attributes)
         if "confusion_matrix" in named:

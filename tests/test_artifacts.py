@@ -5,13 +5,24 @@ import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.artifacts import download_artifact, get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from igkd_search import artifacts, copying, database, outcomes, registry, removal, worker
+from igkd_search import (
+    artifacts,
+    copying,
+    database,
+    documents,
+    outcomes,
+    registry,
+    removal,
+    slots,
+    worker,
+)
 from tests.databases import KINDS as DATABASES
 from tests.databases import Kind, prepared_url
 from tests.test_worker import FakeTraining, Search, describe, record, study_of
@@ -130,10 +141,12 @@ def test_the_next_attempt_replaces_what_one_that_died_has_kept(tmp_path: Path) -
     stored = base.read_study("s")
     assert stored is not None
     for accuracy in (0.25, 0.75):
-        documents = outcomes.kept([record(1, accuracy)])
-        contents, attributes = artifacts.kept(stored, 0, documents)
+        contents, attributes = artifacts.kept(stored, 0, outcomes.kept([record(1, accuracy)]))
         base.replace_files("s", contents)
     assert len(base.file_digests("s")) == len(attributes) == 2
+    with base.engine.connect() as connection:
+        parts = connection.exec_driver_sql("SELECT count(*) FROM igkd_file_parts").scalar()
+    assert parts == 2, "nothing that no file names is left"
     (name,) = [each for each in contents if "curves" in each]
     assert json.loads(base.read_file("s", name) or b"")["accuracy"] == [0.75]
     assert set(contents) <= artifacts.named(attributes, 0)
@@ -156,16 +169,46 @@ def test_what_another_release_kept_in_its_own_way_is_not_found(
     base.close()
 
 
+def test_who_has_lost_the_slot_replaces_nothing(tmp_path: Path) -> None:
+    base = database.connect(prepared_url("sqlite", tmp_path))
+    search = Search(base, tmp_path, study_of(1)).begin(study_of(1))
+    replace, stolen = database.Database.replace_files, list[bool]()
+
+    def stall(self: database.Database, *arguments: Any) -> None:
+        if not stolen:
+            stolen.append(True)
+            # another worker takes the slot over meanwhile, and finishes its trial
+            slots.Slots(base, "s").reopen(0)
+            search.hire(FakeTraining(confusion=((9, 0, 0), (0, 9, 0), (0, 0, 9)))).run(0)
+        replace(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(database.Database, "replace_files", stall)
+        search.run(FakeTraining())
+    (trial,) = search.trials
+    kept = documents.load(base.read_file("s", trial.user_attrs["confusion_file"]) or b"")
+    assert kept["confusion"][0] == [9, 0, 0]
+    base.close()
+
+
 def test_a_copy_has_them_and_the_removal_of_a_study_takes_its_own(tmp_path: Path) -> None:
     base = database.connect(prepared_url("sqlite", tmp_path))
     begun(base, tmp_path)
     copying.copy(base, base, "s", "copied")
     before = artifacts.of_trial(base, "s", 0)
     assert artifacts.of_trial(base, "copied", 0) == before
+    uploaded = tmp_path / "home" / "artifacts" / "ours"
+    uploaded.parent.mkdir(parents=True)
+    uploaded.write_bytes(b"of both")
+    for name in ("s", "copied"):
+        number = base.storage.get_study_id_from_name(name)
+        base.storage.set_study_system_attr(number, f"{artifacts.PREFIX}ours", "{}")
     removal.remove(base, "s", tmp_path / "home")
+    assert uploaded.exists(), "the copy names it"
     assert artifacts.of_trial(base, "s", 0) == {}
     assert artifacts.of_trial(base, "copied", 0) == before
     removal.remove(base, "copied", tmp_path / "home")
+    assert not uploaded.exists()
     with base.engine.connect() as connection:
         left = connection.exec_driver_sql("SELECT count(*) FROM igkd_file_parts").scalar()
     assert left == 0

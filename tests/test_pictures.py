@@ -60,6 +60,21 @@ def test_the_lesson_is_that_of_the_first_step_of_the_training(
     assert torch.equal(lessons.see(ours, lessons.Knobs.of(config), config.cutout), trained)
 
 
+def test_who_is_pictured_trains_to_the_same_record(
+    study: spec.Study, stock: training.Stock
+) -> None:
+    config = config_of(study, epochs=2)
+    plain = [each.without_times() for each in training.train(config, stock, SEED)]
+    pictured = list[Any]()
+    pictures.seen(config, stock, SEED)
+    for record in training.train(config, stock, SEED):
+        before = torch.get_rng_state()
+        pictures.seen(config, stock, SEED)
+        assert torch.equal(torch.get_rng_state(), before)
+        pictured.append(record.without_times())
+    assert pictured == plain
+
+
 def unpacked(document: dict[str, Any], row: str) -> Any:
     return trial_figures.unpacked(document["rows"][row], len(document["labels"]))
 

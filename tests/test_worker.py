@@ -504,7 +504,7 @@ CRASHES: dict[str, tuple[Any, str, bool]] = {
     "after suggest": (space, "suggest", True),
     "after an attribute": (optuna.Trial, "set_user_attr", True),
     "after report": (optuna.Trial, "report", True),
-    "before the matrix is kept": (slots.Slots, "renew", False),
+    "before the matrix is kept": (database.Database, "replace_files", False),
     "after the matrix is kept": (database.Database, "replace_files", True),
     "before tell": (optuna.Study, "tell", False),
     "after tell": (optuna.Study, "tell", True),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from igkd_search import database, materials, results
+from igkd_search import artifacts, database, materials, results
 from tests import tiny
 from tests.children import forked
 
@@ -71,9 +71,10 @@ def trials_of(home: Path) -> list[dict[str, Any]]:
     """All that the database says of each trial, but for times and attempts."""
     base = database.connect(f"sqlite:///{home / 'igkd.db'}", read_only=True)
     trials = results.open_study(base, "tiny").trials
-    answers = [results.classes(base, "tiny", row) for row in rows_of(base)]
+    kept = [artifacts.documents_of(base, "tiny", trial.number) for trial in trials]
     base.close()
-    aside = ("attempts", "images_per_s")
+    # files are named by the very study
+    aside = ("attempts", "images_per_s", "confusion_file")
     return [
         {
             "state": trial.state,
@@ -83,9 +84,9 @@ def trials_of(home: Path) -> list[dict[str, Any]]:
             "attributes": {
                 name: value for name, value in trial.user_attrs.items() if name not in aside
             },
-            **found,
+            "kept": found,
         }
-        for trial, found in zip(trials, answers, strict=True)
+        for trial, found in zip(trials, kept, strict=True)
     ]
 
 
