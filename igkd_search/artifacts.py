@@ -21,6 +21,7 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from igkd_search import database, documents
+from igkd_search.errors import StorageError
 from igkd_search.schema import files
 
 log = logging.getLogger(__name__)
@@ -114,14 +115,18 @@ class Store:
         self._others().write(_checked(artifact_id), content_body)
 
     def remove(self, artifact_id: str) -> None:
-        """Remove an artifact; ArtifactNotFound where there is none."""
+        """Remove an artifact from the folder; ArtifactNotFound where there is none.
+
+        StorageError for a picture of a trial: its copies have it too, and its name would stay.
+        """
         names = _names(self._base, f"%-{_checked(artifact_id)}.json")
-        if not names:
-            self._others().remove(artifact_id)
-        with self._base.transaction() as connection:
-            for study, name in names:
-                mine = (files.c.study_name == study, files.c.name == name)
-                connection.execute(sa.delete(files).where(*mine))
+        if names:
+            study = names[0][0]
+            raise StorageError(
+                f"the artifact {artifact_id} is a picture of study '{study}' and goes with it: "
+                f"igkd delete {study}"
+            )
+        self._others().remove(artifact_id)
 
     def _others(self) -> FileSystemArtifactStore:
         if not self._folder.is_dir():

@@ -6,7 +6,7 @@ machine; so neither is let pass because it reached us.
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ Application = Callable[[Environment, Start], Iterable[bytes]]
 """A WSGI application."""
 
 _NOTHING = re.compile(r"(?!)")
+_PLAIN = re.compile(r"[\x21-\x7e]*")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,11 @@ class Rules:
     base_path: str = ""
     """The path below which a proxy shows it, such as /igkd; empty when it has a host to itself."""
     reads: re.Pattern[str] = _NOTHING
-    """Paths that change nothing when they are fetched; all else is refused unless `writes`."""
-    writes: bool = False
-    why_not: Callable[[str, str], str | None] = lambda method, path: None
-    """Why a change, of a method and a path, is refused even so; None when it is not."""
+    """Paths that change nothing when they are fetched."""
+    writes: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    """By method, the paths at which changes pass; all else is refused."""
+    why_not: Callable[[str, str], str] = lambda method, path: "this is refused here"
+    """Why a method and a path are refused although changes pass."""
     foreign: re.Pattern[str] = _NOTHING
     """Paths that answer with what somebody uploaded: never run, never sniffed."""
     kept: re.Pattern[str] = _NOTHING
@@ -72,8 +74,15 @@ class Request:
 
     @property
     def allowed(self) -> bool:
-        """Whether it is known to change nothing."""
-        return self.reads and self.rules.reads.fullmatch(self.path) is not None
+        """Whether it is known to change nothing, or to be a change that may pass."""
+        if self.reads and self.rules.reads.fullmatch(self.path):
+            return True
+        return self.rules.writes.get(self.method, _NOTHING).fullmatch(self.path) is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its path is of printable ASCII: others may decode all else to another path."""
+        return _PLAIN.fullmatch(str(self.environment.get("PATH_INFO", ""))) is not None
 
 
 def request_of(environment: Environment, rules: Rules) -> Request:

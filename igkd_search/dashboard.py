@@ -1,8 +1,7 @@
 """optuna-dashboard on a database of igkd, behind a gate: what is shown, and what may be asked.
 
 Its own server knows no login and deletes a study for whoever asks. Here every path is refused that
-is not known to be a read, unless changes were allowed; then those still are that would leave a
-study half removed.
+is not known to be a read, or, where changes were allowed, one of those that leave a study whole.
 """
 
 import functools
@@ -31,25 +30,53 @@ READS = (
     r"/dashboard(?:/.*)?",
     r"/api/meta",
     r"/api/studies",
-    r"/api/studies/\d+",
-    r"/api/studies/\d+/param_importances",
-    r"/api/studies/\d+/plot/[a-z_]+",
-    r"/csv/\d+",
+    r"/api/studies/N",
+    r"/api/studies/N/param_importances",
+    r"/api/studies/N/plot/[a-z_]+",
+    r"/csv/N",
     r"/favicon\.ico",
     r"/static/.+",
     r"/incompatible-rdb-schema",
-    r"/artifacts/\d+/[0-9a-fA-F-]+",
-    r"/artifacts/\d+/\d+/[0-9a-fA-F-]+",
+    r"/artifacts/N/[0-9a-fA-F-]+",
+    r"/artifacts/N/N/[0-9a-fA-F-]+",
 )
-"""Every path of optuna-dashboard that changes nothing when it is fetched; a slash may end it."""
+"""Every path of optuna-dashboard that changes nothing when it is fetched.
+
+N stands for the number of a study or trial; a slash may end a path.
+"""
+WRITES = {
+    "PUT": (r"/api/studies/N/note", r"/api/studies/N/N/note"),
+    "POST": (
+        r"/api/trials/N/tell",
+        r"/api/trials/N/user-attrs",
+        r"/api/artifacts/N",
+        r"/api/artifacts/N/N",
+    ),
+}
+"""Every change that may be allowed: notes, and to trials that run values, attributes and files."""
 OUR_OWN = {
     ("POST", r"/api/studies"): "a study begins with: igkd run STUDY",
-    ("POST", r"/api/studies/\d+/rename"): "a study's name stands in its budget and files as well",
-    ("DELETE", r"/api/studies/\d+"): "remove all of a study at once by: igkd delete STUDY",
+    ("POST", r"/api/studies/N/rename"): "a study's name stands in its budget and files as well",
+    ("DELETE", r"/api/studies/N"): "remove all of a study at once by: igkd delete STUDY",
+    ("DELETE", r"/api/artifacts/.*"): (
+        "copies of the study may share the file; it goes with its study: igkd delete STUDY"
+    ),
     ("POST", r"/incompatible-rdb-schema"): "igkd brings its database up to date by itself",
 }
 """Changes that are refused whatever was allowed, and what to type instead."""
-_STUDY = re.compile(r"/api/studies/(\d+)/*")
+
+
+def _any_of(paths: Iterable[str]) -> re.Pattern[str]:
+    # more digits than the database's integers hold would be its error, not a number not found
+    return re.compile(f"(?:{'|'.join(paths)})/*".replace("N", "[0-9]{1,9}"))
+
+
+_READS = _any_of(READS)
+_WRITES = {method: _any_of(paths) for method, paths in WRITES.items()}
+_OUR_OWN = [(method, _any_of([path]), why) for (method, path), why in OUR_OWN.items()]
+_STUDY = re.compile(r"/api/studies/([0-9]{1,9})/*")
+_ASKS = re.compile(r"/(?:api/studies|csv|artifacts)\b.*")
+"""Paths whose answer comes from the database."""
 
 
 def guarded(
@@ -57,13 +84,17 @@ def guarded(
     home: Path,
     told: callers.Rules,
     logins: Logins | None,
+    writing: database.Database | None = None,
 ) -> callers.Application:
     """The whole as one WSGI application; StorageError when it cannot be served below a base path.
 
-    `told` is what `rules` made; without `logins` nobody is asked for a token.
+    `told` is what `rules` made; without `logins` nobody is asked for a token. All is read from
+    `base`, and what changes pass are written by `writing`, the same database.
     """
-    base.storage.patience = NoPatience()
-    inner = application(base, home, told.base_path)
+    for each in (base, writing):
+        if each is not None:
+            each.storage.patience = NoPatience()
+    inner = application(base, home, told.base_path, writing)
     return gate.Gate(inner, told, logins, lambda: is_healthy(base))
 
 
@@ -80,17 +111,22 @@ def rules(
         public=frozenset(public),
         any_address=any_address,
         base_path=base_path,
-        reads=re.compile(f"(?:{'|'.join(READS)})/*"),
-        writes=writes,
+        reads=_READS,
+        writes=_WRITES if writes else {},
         why_not=_why_not,
         foreign=re.compile(r"/artifacts/.*"),
         kept=re.compile(r"/static/.*|/favicon\.ico"),
     )
 
 
-def application(base: database.Database, home: Path, base_path: str = "") -> callers.Application:
+def application(
+    base: database.Database,
+    home: Path,
+    base_path: str = "",
+    writing: database.Database | None = None,
+) -> callers.Application:
     """optuna-dashboard on this database, before no gate."""
-    exhibit = Exhibit(base)
+    exhibit = Exhibit(base, writing)
     context = JupyterLabExtensionContext(base_url=base_path) if base_path else None
     inner: bottle.Bottle = optuna_dashboard.wsgi(
         exhibit,
@@ -130,11 +166,11 @@ def _in_order(route: Callable[..., Any]) -> Callable[..., Any]:
     return ordered
 
 
-def _why_not(method: str, path: str) -> str | None:
-    for (refused, pattern), instead in OUR_OWN.items():
-        if method == refused and re.fullmatch(f"{pattern}/*", path):
+def _why_not(method: str, path: str) -> str:
+    for refused, paths, instead in _OUR_OWN:
+        if method == refused and paths.fullmatch(path):
             return f"refused, although changes are allowed here: {instead}"
-    return None
+    return f"{method[:20]} {path[:100]} is none of the reads and changes that pass here"
 
 
 class _Told:
@@ -148,11 +184,12 @@ class _Told:
     def __call__(self, environment: callers.Environment, start: callers.Start) -> Iterable[bytes]:
         # it looks for gzip in a header that not every client sends
         environment.setdefault("HTTP_ACCEPT_ENCODING", "identity")
-        asked = _STUDY.fullmatch(environment["PATH_INFO"])
+        path = environment["PATH_INFO"]
+        asked = _STUDY.fullmatch(path)
         try:
             with raising_away(), self._exhibit.asked_for(int(asked[1]) if asked else None):
                 answer = self._inner(environment, start)
-            if asked and self._away:
+            if self._away and _ASKS.fullmatch(path):
                 log.info("the database is back")
                 self._away = False
             return answer
@@ -165,10 +202,18 @@ class _Told:
         except ArtifactNotFound:
             return _tell(start, "404 Not Found", "there is no such artifact")
         except StorageError as error:
-            return _tell(start, "500 Internal Server Error", reason_of(error))
+            log.error("%s", reason_of(error))
+            return _tell(start, "500 Internal Server Error", _of_storage(error))
         except Exception:
-            log.exception("%s %s failed", environment["REQUEST_METHOD"], environment["PATH_INFO"])
+            log.exception("%s %s failed", environment["REQUEST_METHOD"], path)
             return _tell(start, "500 Internal Server Error", "a bug; the dashboard's log has it")
+
+
+def _of_storage(error: StorageError) -> str:
+    """The fault for who looks, who is not told where the database is."""
+    if error.__cause__ is None:
+        return "a file in the database is damaged; the dashboard's log says which"
+    return "the database has refused this; the dashboard's log says why"
 
 
 def _tell(

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import re
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,8 @@ from igkd_search.errors import StorageError
 if TYPE_CHECKING:
     from igkd_search import database, listening
 
+_OWN_PATHS = {"api", "artifacts", "csv", "dashboard", "static", "login", "healthz"}
+_OWN_PATHS |= {"favicon.ico", "incompatible-rdb-schema"}
 _THREADS = 6
 _UPLOAD_BYTES = 64 * 2**20
 _READ_BYTES = 2**16
@@ -48,7 +51,8 @@ def dashboard(
         Path | None, typer.Option("--new-token", help="Write a fresh token to this file, and end.")
     ] = None,
     allow_write: Annotated[
-        bool, typer.Option("--allow-write", help="Let changes pass: notes, attributes, files.")
+        bool,
+        typer.Option("--allow-write", help="Let changes pass: notes, files, running trials."),
     ] = False,
     allowed_host: Annotated[
         list[str] | None,
@@ -88,19 +92,19 @@ def dashboard(
                 "needed; type igkd dashboard --new-token FILE, then add --token-file FILE "
                 f"(or stay on 127.0.0.1 and reach it by ssh -L {port}:127.0.0.1:{port} THIS_HOST)"
             )
-        base = _open(url_of(storage, home), allow_write)
+        base, writing = _open(url_of(storage, home), allow_write)
         place = listening.listen(host, port)
         try:
-            server = _server(base, home, place, public, below, allow_write, token, trusted_proxy)
+            server = _server(base, writing, home, place, public, below, token, trusted_proxy)
             _announce(f"{place.url}{below}/", _who(token, public, trusted_proxy), allow_write)
             if open_browser:
-                import webbrowser
-
-                webbrowser.open(f"{place.url}{below}/")
+                _show(f"{place.url}{below}/")
             ended_by = _run(server)
         finally:
             place.close()
             base.close()
+            if writing is not None:
+                writing.close()
     if ended_by == signal.SIGINT:
         raise typer.Exit(130)
 
@@ -109,6 +113,14 @@ def _base_path(typed: str) -> str:
     path = typed.rstrip("/")
     if path and not re.fullmatch(r"(?:/[A-Za-z0-9._~-]+)+", path):
         raise StorageError(f"--base-path {typed}: must be like /igkd or /tools/igkd")
+    parts = path.split("/")[1:]
+    if {".", ".."}.intersection(parts):
+        raise StorageError(f"--base-path {typed}: must be like /igkd, without . and .. in it")
+    if parts and parts[0] in _OWN_PATHS:
+        raise StorageError(
+            f"--base-path {typed}: must not begin with /{parts[0]}, a path of the dashboard itself "
+            "(nobody could tell which of the two is meant); type another, like /igkd"
+        )
     return path
 
 
@@ -125,23 +137,23 @@ def _address(typed: str) -> str:
         raise StorageError(f"--trusted-proxy {typed}: must be an IP address") from None
 
 
-def _open(url: str, allow_write: bool) -> database.Database:
+def _open(url: str, allow_write: bool) -> tuple[database.Database, database.Database | None]:
+    """The database to read, and to write where that is allowed."""
     from igkd_search import database, patience
 
-    base = database.connect(url, read_only=True)
+    base = database.connect(url, read_only=True)  # it is there, so nothing is made below
     if not allow_write:
-        return base
-    base.close()  # it was there, so nothing is made
-    return database.connect(url, patience=patience.Patience(0))
+        return base, None
+    return base, database.connect(url, patience=patience.Patience(0))
 
 
 def _server(
     base: database.Database,
+    writing: database.Database | None,
     home: Path,
     place: listening.Listening,
     public: frozenset[str],
     below: str,
-    allow_write: bool,
     token: str | None,
     trusted_proxy: str | None,
 ) -> Any:
@@ -149,7 +161,7 @@ def _server(
 
     from igkd_search import dashboard, logins
 
-    told = dashboard.rules(place.names, public, place.everywhere, below, allow_write)
+    told = dashboard.rules(place.names, public, place.everywhere, below, writing is not None)
     door = None if token is None else logins.Logins(token)
     proxy: dict[str, Any] = {}
     if trusted_proxy is not None:
@@ -157,10 +169,10 @@ def _server(
         proxy = {"trusted_proxy": _address(trusted_proxy), "trusted_proxy_headers": headers}
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for much at once
     return waitress.create_server(
-        dashboard.guarded(base, home, told, door),
+        dashboard.guarded(base, home, told, door, writing),
         sockets=place.sockets,
         threads=_THREADS,
-        max_request_body_size=_UPLOAD_BYTES if allow_write else _READ_BYTES,
+        max_request_body_size=_READ_BYTES if writing is None else _UPLOAD_BYTES,
         ident=None,
         **proxy,
     )
@@ -177,6 +189,13 @@ def _announce(url: str, who: str, allow_write: bool) -> None:
     console.print_line(url)
     may = "look and change" if allow_write else "look, not change anything"
     console.print_note(f"{who} may {may}; Ctrl-C ends it")
+
+
+def _show(url: str) -> None:
+    """Open a browser beside the server: one in the terminal ends only when it is left."""
+    import webbrowser
+
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def _run(server: Any) -> int:

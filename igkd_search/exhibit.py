@@ -7,7 +7,7 @@ and are there where one may only read. A note that a person wrote is stored and 
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from igkd_search import charts, database, patience, results, schema, study_note
-from igkd_search.errors import StorageLost, reason_of
+from igkd_search.errors import StorageError, StorageLost, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,12 @@ class NoPatience(patience.Patience):
 
 @contextmanager
 def raising_away() -> Iterator[None]:
-    """Within, what the database refuses is `Away`."""
+    """Within, an error of the database that may pass is `Away`; what it refuses for good is not."""
     try:
         yield
     except (StorageLost, StorageInternalError, sa.exc.SQLAlchemyError) as error:
+        if not patience.passes(error):
+            raise
         raise Away(patience.said_by(error).removeprefix("the database is away: ")) from error
 
 
@@ -73,12 +75,14 @@ class Exhibit(_CachedStorage):
     """Optuna's storage of a database; finished trials are read once, studies have their notes.
 
     Safe to use from several threads. `forget` is called when a study was replaced by another one
-    under the same number, as SQLite gives numbers again.
+    under the same number, as SQLite gives numbers again. What is written goes to `writing`, the
+    same database: on SQLite whoever may write waits for the workers even when he only reads.
     """
 
-    def __init__(self, base: database.Database) -> None:
+    def __init__(self, base: database.Database, writing: database.Database | None = None) -> None:
         super().__init__(base.storage)
         self._base = base
+        self._writing = (writing or base).storage
         self._asked = threading.local()
         self._making = threading.Lock()
         self._made: dict[int, _Made] = {}
@@ -120,6 +124,24 @@ class Exhibit(_CachedStorage):
         (direction,) = self.get_study_directions(study_id)
         sign = 1 if direction == StudyDirection.MAXIMIZE else -1
         return max(feasible, key=lambda trial: sign * (trial.value or 0.0), default=found)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Write a note, or the name of a file, of a study."""
+        self._writing.set_study_system_attr(study_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write the name of a file of a trial that runs."""
+        self._writing.set_trial_system_attr(trial_id, key, value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write an attribute of a trial that runs."""
+        self._writing.set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Tell how a trial ended."""
+        return bool(self._writing.set_trial_state_values(trial_id, state, values))
 
     def _drop_replaced(self, found: list[FrozenStudy]) -> None:
         with self._base.transaction() as connection:
@@ -169,6 +191,8 @@ class Exhibit(_CachedStorage):
         except Exception as error:
             log.exception("study %s cannot be described", record.name)
             why = study_note.code(f"{type(error).__name__}: {reason_of(error)}")
+            if isinstance(error, StorageError):
+                why = "the dashboard's log says why"  # it would say where the database is
             return {_NOTE_VERSION: 0} | _parts(_NOTE, f"This study cannot be described: {why}")
 
     def _make(self, record: database.StudyRow) -> dict[str, Any]:

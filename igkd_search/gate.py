@@ -41,6 +41,8 @@ class Gate:
 
     def __call__(self, environment: Environment, start: Start) -> Iterable[bytes]:
         request = callers.request_of(environment, self._rules)
+        if not request.is_plain:
+            return answers.refuse(request, start, 400, "no path here has such a character")
         if request.path == HEALTH and request.reads:
             return self._health(request, start)
         refused = callers.wrong_name(request) or callers.other_site(request)
@@ -107,7 +109,7 @@ def _cookies(request: Request, name: str) -> list[str]:
 
 
 def _not_allowed(request: Request) -> str | None:
-    """Why this is no read of this dashboard and therefore refused; None when it is allowed."""
+    """Why this is refused, as all is that is not known to be allowed; None when it is allowed."""
     if request.allowed:
         return None
     if request.rules.writes:

@@ -51,7 +51,14 @@ def given(file: Path | None) -> str | None:
     typed = os.environ.pop(VARIABLE, None)  # for this process, not for those that it starts
     if file is not None:
         return _checked(_read(file), f"--token-file {file}")
-    return None if not typed else _checked(typed.strip(), VARIABLE)
+    if typed is None:
+        return None
+    if not typed.strip():
+        raise StorageError(
+            f"{VARIABLE}: it is empty, as where a secret was not found; unset it to ask for no "
+            f"token, or {_HOW}"
+        )
+    return _checked(typed.strip(), VARIABLE)
 
 
 def _read(file: Path) -> str:

@@ -23,6 +23,7 @@ from igkd_search import (
     slots,
     worker,
 )
+from igkd_search.errors import StorageError
 from tests.databases import KINDS as DATABASES
 from tests.databases import Kind, prepared_url
 from tests.test_worker import FakeTraining, Search, describe, record, study_of
@@ -95,6 +96,15 @@ def test_what_people_add_lies_in_the_folder(searched: Search, tmp_path: Path) ->
         store.open_reader(identity)
     with pytest.raises(ArtifactNotFound):
         store.write("../outside", io.BytesIO(b"no"))
+
+
+def test_no_picture_of_a_trial_can_be_removed_alone(searched: Search, tmp_path: Path) -> None:
+    store = artifacts.Store(searched.base, tmp_path)
+    before = artifacts.of_trial(searched.base, "s", 0)
+    for meta in get_all_artifact_meta(searched.trials[0], storage=searched.base.storage):
+        with pytest.raises(StorageError, match="goes with it: igkd delete s"):
+            store.remove(meta.artifact_id)
+    assert artifacts.of_trial(searched.base, "s", 0) == before != {}
 
 
 @pytest.mark.parametrize("kind", DATABASES)

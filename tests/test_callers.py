@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.test_gate import HERE, opened
+from tests.test_gate import HERE, WRITES, opened
 from tests.visits import visit
 
 # Names: DNS rebinding.
@@ -62,12 +62,12 @@ def test_on_all_addresses_any_address_is_its_own_but_no_name() -> None:
     ],
 )
 def test_what_a_page_of_another_site_sends_is_refused(method: str, origin: str) -> None:
-    refused = visit(opened(writes=True), "/api/x", method, Origin=origin)
+    refused = visit(opened(writes=WRITES), "/api/x", method, Origin=origin)
     assert (refused.status, "another site" in refused.plain["reason"]) == (403, True)
 
 
 def test_its_own_pages_may_send() -> None:
-    gate = opened(writes=True)
+    gate = opened(writes=WRITES)
     ours: list[dict[str, str | None]] = [
         {"Origin": "http://127.0.0.1:8080", "Sec_Fetch_Site": "same-origin"},
         {"Host": "[::1]:8080", "Origin": "http://[::1]:8080"},
@@ -89,6 +89,6 @@ def test_another_site_cannot_use_what_is_here_but_may_link_to_it(site: str) -> N
     assert visit(gate, "/page", headers=followed, Sec_Fetch_Dest="document").status == 200
     assert visit(gate, "/page", headers=followed, Sec_Fetch_Dest="iframe").status == 403
     posted = visit(
-        opened(writes=True), "/page", "POST", headers=followed, Sec_Fetch_Dest="document"
+        opened(writes=WRITES), "/page", "POST", headers=followed, Sec_Fetch_Dest="document"
     )
     assert posted.status == 403

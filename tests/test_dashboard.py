@@ -14,6 +14,7 @@ from optuna.trial import TrialState, create_trial
 
 from igkd_search import dashboard, registry, spec, study_file
 from igkd_search.database import Database, connect
+from igkd_search.errors import StorageError
 from igkd_search.gate import Gate
 from igkd_search.logins import Logins
 from tests.databases import prepared_url
@@ -62,6 +63,16 @@ CHANGES = {
     ("POST", "/api/llm/re_generate_plotly_graph_query"),
 }
 """The others: they change something, or send something elsewhere."""
+LEAVE_IT_WHOLE = {
+    ("PUT", "/api/studies/<study_id:int>/note"),
+    ("PUT", "/api/studies/<study_id:int>/<trial_id:int>/note"),
+    ("POST", "/api/trials/<trial_id:int>/tell"),
+    ("POST", "/api/trials/<trial_id:int>/user-attrs"),
+    ("POST", "/api/artifacts/<study_id:int>/<trial_id:int>"),
+    ("POST", "/api/artifacts/<study_id:int>"),
+}
+"""Those of them that --allow-write lets pass."""
+ARTIFACT = "12345678-1234-1234-1234-123456789abc"
 ASKED = {"search": {"space": {"kd_weight": {"low": 0.0, "high": 1.0}}}}
 
 
@@ -89,9 +100,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def only_looking(url: str, home: Path, **options: Any) -> tuple[Database, Gate]:
     base = connect(url, read_only=True)
-    door = options.pop("door", None)
+    door, writing = options.pop("door", None), options.pop("writing", None)
     told = dashboard.rules({"127.0.0.1"}, **options)
-    gate = dashboard.guarded(base, home, told, door)
+    gate = dashboard.guarded(base, home, told, door, writing)
     assert isinstance(gate, Gate)
     return base, gate
 
@@ -120,7 +131,7 @@ def path_of(rule: str) -> str:
         ("<:re:(/.*)?>", "/studies/1/note"),
         ("<plot_type>", "slice"),
         ("<history_id>", "1"),
-        ("<artifact_id:re:[0-9a-fA-F-]+>", "12345678-1234-1234-1234-123456789abc"),
+        ("<artifact_id:re:[0-9a-fA-F-]+>", ARTIFACT),
     ):
         rule = rule.replace(pattern, example)
     return re.sub(r"<\w+:int>", "1", rule)
@@ -137,9 +148,8 @@ def test_every_route_of_the_installed_release_has_been_looked_at(
     assert known - set(routes) == set(), "these routes are gone"
 
 
-def test_of_every_route_only_the_reads_reach_the_application(
-    routes: list[tuple[str, str]], looking: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def noting(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What the gate lets pass to the application, which does nothing."""
     reached: list[tuple[str, str]] = []
 
     def application(environment: Any, start: Any) -> list[bytes]:
@@ -147,7 +157,14 @@ def test_of_every_route_only_the_reads_reach_the_application(
         start("200 OK", [("Content-Type", "text/plain")])
         return [b"reached"]
 
-    monkeypatch.setattr(looking, "_application", application)
+    monkeypatch.setattr(gate, "_application", application)
+    return reached
+
+
+def test_of_every_route_only_the_reads_reach_the_application(
+    routes: list[tuple[str, str]], looking: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = noting(looking, monkeypatch)
     for method, rule in routes:
         path, reads = path_of(rule), method == "GET" and rule in READS
         for other in {method, "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}:
@@ -161,6 +178,24 @@ def test_of_every_route_only_the_reads_reach_the_application(
                 else:
                     assert (answer.status, reached) == (403, []), (other, written)
                     assert other == "HEAD" or "--allow-write" in answer.plain["reason"]
+
+
+def test_with_changes_allowed_only_those_pass_that_leave_a_study_whole(
+    routes: list[tuple[str, str]],
+    writing: tuple[Database, Gate],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reached = noting(writing[1], monkeypatch)
+    may_pass = {(method, path_of(rule)) for method, rule in LEAVE_IT_WHOLE}
+    may_pass |= {("GET", path_of(rule)) for rule in READS}
+    # and a route that a new release might bring
+    for path in {*(path_of(rule) for _, rule in routes), "/api/new", "/api/studies/1/new"}:
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+            for written in (path, f"{path}/"):
+                reached.clear()
+                status = visit(writing[1], written, method).status
+                expected = 200 if (method, path) in may_pass else 403
+                assert (status, len(reached)) == (expected, expected == 200), (method, written)
 
 
 def test_without_the_token_every_route_asks_for_it(
@@ -202,7 +237,7 @@ def test_the_reads_show_what_there_is(looking: Gate) -> None:
 
 
 def test_an_artifact_that_is_not_there_is_told_so(looking: Gate) -> None:
-    answer = visit(looking, "/artifacts/1/12345678-1234-1234-1234-123456789abc")
+    answer = visit(looking, f"/artifacts/1/{ARTIFACT}")
     assert answer.status == 404
     assert visit(looking, "/api/studies/99").status == 404
 
@@ -233,10 +268,9 @@ def writing(url: str, tmp_path: Path) -> Iterator[tuple[Database, Gate]]:
     copied = tmp_path / "igkd.db"
     copied.write_bytes(source.read_bytes())
     base = connect(f"sqlite:///{copied}")
-    told = dashboard.rules({"127.0.0.1"}, writes=True)
-    gate = dashboard.guarded(base, tmp_path, told, None)
-    assert isinstance(gate, Gate)
+    reading, gate = only_looking(base.url, tmp_path, writes=True, writing=base)
     yield base, gate
+    reading.close()
     base.close()
 
 
@@ -269,6 +303,8 @@ def test_a_persons_note_goes_before_ours_until_it_is_emptied(
         ("POST", "/api/studies", "igkd run STUDY"),
         ("POST", "/api/studies/1/rename", "budget"),
         ("POST", "/incompatible-rdb-schema", "by itself"),
+        ("DELETE", f"/api/artifacts/1/1/{ARTIFACT}", "igkd delete STUDY"),
+        ("DELETE", f"/api/artifacts/1/{ARTIFACT}/", "igkd delete STUDY"),
     ],
 )
 def test_what_would_leave_half_a_study_is_refused_even_so(
@@ -279,6 +315,57 @@ def test_what_would_leave_half_a_study_is_refused_even_so(
     assert refused.status == 403
     assert instead in refused.plain["reason"]
     assert [each.study_name for each in base.storage.get_all_studies()] == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/api/studies/\xd9\xa1"),  # a digit, to whoever decodes it
+        ("DELETE", "/api/studies/1\n"),
+        ("DELETE", "/api/studies\xff/1"),
+        ("POST", "/api/studies\xff"),
+        ("POST", "/api/studies\xff/1/rename"),
+    ],
+)
+def test_no_other_spelling_of_a_path_comes_further(
+    writing: tuple[Database, Gate], method: str, path: str
+) -> None:
+    base, gate = writing
+    refused = sent(gate, path, method, '{"study_name": "x", "directions": ["maximize"]}')
+    assert refused.status == 400
+    assert [each.study_name for each in base.storage.get_all_studies()] == ["s"]
+
+
+def test_files_are_added_to_studies_and_to_trials_that_run(
+    writing: tuple[Database, Gate], tmp_path: Path
+) -> None:
+    _, gate = writing
+    body = '{"file": "data:text/plain;base64,bWluZQ==", "filename": "x.txt"}'
+    for path in ("/api/artifacts/1", "/api/artifacts/1/3"):
+        made = sent(gate, path, "POST", body)
+        assert made.status == 201
+        identity = made.plain["artifact_id"]
+        assert visit(gate, f"{path.removeprefix('/api')}/{identity}").body == b"mine"
+        assert sent(gate, f"{path}/{identity}", "DELETE", "").status == 403
+        assert (tmp_path / "artifacts" / identity).read_bytes() == b"mine"
+    assert sent(gate, "/api/artifacts/1/1", "POST", body).status == 400  # it has ended
+
+
+def test_who_reads_never_waits_for_who_writes(writing: tuple[Database, Gate]) -> None:
+    base, gate = writing
+    begun: list[str] = []
+    sa.event.listen(base.engine, "begin", lambda _: begun.append("begun"))
+    for path in (
+        "/healthz",
+        "/api/studies",
+        "/api/studies/1",
+        "/csv/1",
+        f"/artifacts/1/{ARTIFACT}",
+    ):
+        assert visit(gate, path).status in (200, 404)
+    assert begun == []
+    assert sent(gate, "/api/trials/3/user-attrs", "POST", '{"user_attrs": {"a": 1}}').status == 204
+    assert base.storage.get_trial(3).user_attrs == {"a": 1}
 
 
 # A database that is away.
@@ -307,6 +394,50 @@ def test_while_the_database_is_away_it_says_so_and_goes_on(
     assert visit(gate, "/api/studies/1").status == 200
     assert caplog.messages == ["the database does not answer: gone", "the database is back"]
     base.close()
+
+
+def test_any_read_that_succeeds_ends_an_outage(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    base, gate = only_looking(url, tmp_path)
+
+    def away(*_: Any) -> None:
+        raise sa.exc.OperationalError("SELECT", {}, Exception("gone"), connection_invalidated=True)
+
+    for _ in range(2):
+        sa.event.listen(base.engine, "begin", away)
+        assert visit(gate, "/csv/1").status == 503
+        sa.event.remove(base.engine, "begin", away)
+        assert visit(gate, "/dashboard").status == 200  # that asks no database
+        assert visit(gate, "/csv/1").status == 200
+    assert [message.rpartition(" ")[2] for message in caplog.messages] == ["gone", "back"] * 2
+    base.close()
+
+
+def test_numbers_that_no_database_holds_are_no_paths(
+    looking: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in ("9" * 10, "9" * 14, "9" * 5000):
+        for path in ("/csv/{}", "/api/studies/{}", "/api/studies/{}/plot/slice"):
+            assert visit(looking, path.format(number)).status == 403
+        assert visit(looking, f"/artifacts/{number}/1/{ARTIFACT}").status == 403
+        assert visit(looking, f"/artifacts/1/{number}/{ARTIFACT}").status == 403
+    assert visit(looking, f"/csv/{'9' * 9}").status == 404
+    assert caplog.messages == []
+
+
+def test_what_a_damaged_file_is_called_stays_in_the_log(
+    looking: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damaged(*_: Any, **__: Any) -> None:
+        raise StorageError("the file 'x' of study 's' at sqlite:////secret is damaged")
+
+    monkeypatch.setattr(optuna, "load_study", damaged)
+    answer = visit(looking, "/csv/1")
+    reason = "a file in the database is damaged; the dashboard's log says which"
+    assert (answer.status, answer.plain) == (500, {"reason": reason})
+    assert caplog.messages == ["the file 'x' of study 's' at sqlite:////secret is damaged"]
 
 
 def test_a_bug_is_told_in_json_and_logged(

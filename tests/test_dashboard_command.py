@@ -8,10 +8,13 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -117,6 +120,8 @@ def test_a_taken_port_offers_another(igkd: Igkd, url: str) -> None:
         ("--base-path", "igkd"),
         ("--base-path", "/a b"),
         ("--base-path", "//evil.example"),
+        ("--base-path", "/../.."),
+        ("--base-path", "/igkd/./x"),
         ("--allowed-host", "http://a.example"),
         ("--allowed-host", "a.example/x"),
         ("--trusted-proxy", "*"),
@@ -127,6 +132,47 @@ def test_options_that_mean_nothing_are_refused(
 ) -> None:
     done = igkd(option, wrong, "--port", 0, "--storage", url)
     assert (done.exit_code, f"{option} {wrong}: must be" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "own", ["/dashboard", "/api/", "/static/x", "/csv", "/artifacts", "/login", "/healthz"]
+)
+def test_a_base_path_that_is_one_of_its_own_paths_is_refused_for_that(
+    igkd: Igkd, url: str, own: str
+) -> None:
+    done = igkd("--base-path", own, "--port", 0, "--storage", url)
+    assert (done.exit_code, "a path of the dashboard itself" in done.stderr) == (1, True)
+    done = igkd("--base-path", f"/igkd{own}", "--port", 0, "--storage", url)
+    assert done.exit_code == 0
+
+
+def test_an_empty_token_opens_nothing(
+    igkd: Igkd, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(tokens.VARIABLE, "")
+    done = igkd("--port", 0, "--storage", url)
+    assert (done.exit_code, done.stdout, "it is empty" in done.stderr) == (1, "", True)
+
+
+def test_a_browser_in_the_terminal_does_not_keep_the_server_from_running(
+    igkd: Igkd, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, ended, opened = threading.Event(), threading.Event(), list[tuple[str, bool]]()
+
+    def browse(address: str) -> None:
+        opened.append((address, runs.wait(10)))
+        ended.set()
+
+    def run(server: Any) -> int:
+        runs.set()
+        ended.wait(10)
+        server.close()
+        return 0
+
+    monkeypatch.setattr(webbrowser, "open", browse)
+    monkeypatch.setattr(dashboard_command, "_run", run)
+    done = igkd("--port", 0, "--storage", url, "--open")
+    assert opened == [(done.stdout.strip(), True)]
 
 
 @pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

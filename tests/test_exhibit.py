@@ -6,13 +6,15 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import TrialState, create_trial
 
 from igkd_search import charts, registry, results, spec, study_file
 from igkd_search.database import Database, connect
-from igkd_search.exhibit import Exhibit
+from igkd_search.errors import StorageError
+from igkd_search.exhibit import Away, Exhibit, raising_away
 from tests.databases import KINDS, prepared_url
 
 SPACE = {"space": {"kd_weight": {"low": 0.0, "high": 1.0}}}
@@ -122,6 +124,45 @@ def test_a_study_that_cannot_be_described_is_shown_even_so(
     assert note(exhibit).startswith("This study cannot be described: `KeyError: ")
     assert "Traceback" in caplog.text
     assert len(exhibit.get_all_trials(exhibit.get_study_id_from_name("s"))) == 1
+
+
+def test_a_note_does_not_say_where_the_database_is(
+    writer: Database, exhibit: Exhibit, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    def damaged(*_: Any) -> None:
+        raise StorageError(f"the file 'x' at {url} is damaged")
+
+    monkeypatch.setattr(results, "summary", damaged)
+    assert note(exhibit) == "This study cannot be described: the dashboard's log says why"
+
+
+def test_only_what_may_pass_is_an_outage(exhibit: Exhibit) -> None:
+    engine = exhibit._base.engine
+    with pytest.raises(sa.exc.SQLAlchemyError), raising_away(), engine.connect() as connection:
+        connection.exec_driver_sql("SELECT * FROM nowhere")
+    with pytest.raises(Away), raising_away():
+        raise sa.exc.OperationalError("x", {}, Exception("gone"), connection_invalidated=True)
+
+
+def test_only_what_is_written_goes_to_the_writer(url: str, writer: Database) -> None:
+    base, begun = connect(url, read_only=True), list[str]()
+    exhibit = Exhibit(base, writer)
+    study = optuna.load_study(study_name="s", storage=writer.storage)
+    number, trial = study._study_id, study.ask()
+    sa.event.listen(writer.engine, "begin", lambda _: begun.append("begun"))
+    shown(exhibit)
+    exhibit.get_all_trials(number)
+    exhibit.get_study_system_attrs(number)
+    assert begun == []
+    exhibit.set_study_system_attr(number, "a", 1)
+    exhibit.set_trial_system_attr(trial._trial_id, "b", 2)
+    exhibit.set_trial_user_attr(trial._trial_id, "c", 3)
+    exhibit.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [0.5])
+    assert len(begun) >= 4
+    (found,) = exhibit.get_all_trials(number)
+    assert (found.value, found.user_attrs, found.system_attrs["b"]) == (0.5, {"c": 3}, 2)
+    assert exhibit.get_study_system_attrs(number)["a"] == 1
+    base.close()
 
 
 def test_nothing_of_it_is_stored(writer: Database, exhibit: Exhibit) -> None:

@@ -20,6 +20,7 @@ RULES = Rules(
     foreign=re.compile(r"/artifacts/.*"),
     kept=re.compile(r"/static/.*"),
 )
+WRITES = {method: re.compile(r"/page|/api/\w+") for method in ("POST", "PUT", "PATCH", "DELETE")}
 HERE: dict[str, str | None] = {"Host": "igkd.example.org", "Origin": "https://igkd.example.org"}
 
 
@@ -36,7 +37,7 @@ def door() -> Logins:
 @pytest.fixture
 def closed(door: Logins) -> Gate:
     """A gate that asks for the token and lets changes pass."""
-    return Gate(answering(), replace(RULES, writes=True), door)
+    return Gate(answering(), replace(RULES, writes=WRITES), door)
 
 
 def login(gate: Gate, token: str, target: str = "/page", **options: Any) -> Answer:
@@ -204,10 +205,21 @@ def test_a_path_that_is_not_known_is_refused() -> None:
     assert visit(opened(), "/page", "HEAD").body == b""
 
 
-def test_changes_pass_when_they_are_allowed_but_for_those_with_a_reason() -> None:
-    gate = opened(writes=True, why_not=lambda method, path: "no" if path == "/no" else None)
-    assert visit(gate, "/anything", "PUT").status == 200
-    assert visit(gate, "/no", "DELETE").plain == {"reason": "no"}
+def test_only_known_changes_pass_when_they_are_allowed() -> None:
+    gate = opened(writes={"PUT": re.compile("/note")}, why_not=lambda *asked: " ".join(asked))
+    assert visit(gate, "/note", "PUT").status == visit(gate, "/page").status == 200
+    for method, path in (("DELETE", "/note"), ("PUT", "/notes"), ("GET", "/note"), ("PUT", "/")):
+        refused = visit(gate, path, method)
+        assert (refused.status, refused.plain) == (403, {"reason": f"{method} {path}"})
+
+
+@pytest.mark.parametrize("odd", ["\xd9\xa1", "\n", "\xff", "\x00", " ", "\x7f", "\x85"])
+@pytest.mark.parametrize("path", ["/api/{}", "/pa{}ge", "/page{}", HEALTH + "{}", LOGIN + "{}"])
+def test_a_path_that_others_could_decode_to_another_is_refused_first(odd: str, path: str) -> None:
+    anything = dict.fromkeys(("GET", "DELETE"), re.compile(r"(?s:.*)"))
+    gate = Gate(answering(), replace(RULES, writes=anything), Logins(TOKEN))
+    for method in ("GET", "DELETE"):
+        assert visit(gate, path.format(odd), method).status == 400
 
 
 def visit_unchecked(gate: Gate, path: str, method: str) -> int:

@@ -99,6 +99,10 @@ def test_the_environment_is_asked_last_and_forgets(
     monkeypatch.setenv(tokens.VARIABLE, GOOD)
     tokens.make(tmp_path / "token")
     assert tokens.given(tmp_path / "token") != GOOD
+    for empty in ("", "  \n"):  # as where a secret was not found: never a dashboard without one
+        monkeypatch.setenv(tokens.VARIABLE, empty)
+        with pytest.raises(StorageError, match=f"^{tokens.VARIABLE}: it is empty.*--new-token"):
+            tokens.given(None)
     monkeypatch.setenv(tokens.VARIABLE, "short")
     with pytest.raises(StorageError, match=f"^{tokens.VARIABLE}: .*could be guessed"):
         tokens.given(None)
