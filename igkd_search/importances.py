@@ -7,6 +7,7 @@ rest. Where both name the same one, it is worth a finer search.
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ def of_study(study: optuna.Study) -> dict[str, dict[str, Any]]:
     complete = [
         trial
         for trial in study.get_trials(deepcopy=False)
-        if trial.state == TrialState.COMPLETE and trial.params
+        if trial.state == TrialState.COMPLETE and trial.params and math.isfinite(trial.values[0])
     ]
     return {
         "ped_anova": _explained(complete, _ped_anova),
