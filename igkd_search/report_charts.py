@@ -64,10 +64,11 @@ def searched(rows: Sequence[Row]) -> list[str]:
 
 def history(summary: Mapping[str, Any], rows: Sequence[Row]) -> go.Figure:
     """Accuracy by trial number, and the best so far."""
-    complete = [row for row in rows if row.state == "complete" and row.accuracy is not None]
+    known = [row for row in rows if row.accuracy is not None]
+    complete, over = charts.complete(known)
     pruned = [row for row in rows if row.state == "pruned"]
     running = [row for row in rows if row.state == "running"]
-    shown = [row.accuracy or 0.0 for row in complete or pruned or running]
+    shown = [row.accuracy or 0.0 for row in [*complete, *over] or pruned or running]
     teacher = summary["teacher"]["accuracy"]
     low, high = charts.span([*shown, *([teacher] if teacher else [])])
     figure = charts.empty("trial", charts.ACCURACY, (low, high))
@@ -86,6 +87,7 @@ def history(summary: Mapping[str, Any], rows: Sequence[Row]) -> go.Figure:
     for part, name, colour, symbol in (
         (pruned, "pruned", charts.PRUNED, "x-thin-open"),
         (running, "running", charts.MUTED, "circle-open"),
+        (over, charts.OVER_BUDGET, charts.MUTED, "circle-open"),
         (complete, "complete", charts.COMPLETE, "circle"),
     ):
         charts.add_points(figure, part, lambda row: row.number, low, name, colour, symbol)
@@ -123,10 +125,12 @@ def curves(found: Mapping[str, Any], best: Mapping[str, Any] | None) -> go.Figur
     winner = None if best is None else best["number"]
     others = [each for each in found["trials"] if each["trial"] != winner]
     pruned = [each for each in others if each["state"] == "pruned"]
-    rest = [each for each in others if each["state"] != "pruned"]
+    rest = [each for each in others if each["state"] == "complete"]
+    unfinished = [each for each in others if each["state"] not in ("pruned", "complete")]
     own = [each for each in found["trials"] if each["trial"] == winner]
     for part, name, colour, width, dash in (
         (pruned, "pruned", charts.PRUNED, 1.1, "dot"),
+        (unfinished, "failed or running", charts.MUTED, 1.1, "dashdot"),
         (rest, "complete", charts.COMPLETE, 1.1, "solid"),
         (own, f"best (trial {winner})", charts.BEST, 3, "solid"),
     ):

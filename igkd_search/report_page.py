@@ -9,7 +9,7 @@ import functools
 import gzip
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -70,7 +70,9 @@ def render(report: Report) -> str:
         dark=DARK,
         plotly=_plotly(),
         whiskers=_whiskers(content["answer"]),
-        top=_top(content["trials"]),
+        top=[content["trials"][number] for number in content["ranking"][:TOP_TRIALS]],
+        no_answer=report_captions.no_answer(content),
+        trust=report_captions.trust(content["answer"]) if content["answer"] else "",
         searched=report_charts.searched(report.rows),
         overlays=_overlays(report),
     )
@@ -113,12 +115,6 @@ def _whiskers(answer: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         }
         for name, accuracy, interval in shown
     ]
-
-
-def _top(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The most accurate complete trials."""
-    complete = [each for each in trials if each["state"] == "complete"]
-    return sorted(complete, key=lambda each: (-each["accuracy"], each["number"]))[:TOP_TRIALS]
 
 
 def _overlays(report: Report) -> list[dict[str, Any]]:

@@ -18,6 +18,14 @@ def test_a_study_has_the_charts_that_it_can_have(kind: str) -> None:
         "failed": {"history", "slice-kd_weight", "slice-overlay_strength", "curves", "saved"},
         "mixed": {"history", "front", "importances", "slice-kd_weight", "slice-overlay_strength"}
         | {"curves", "compression", "saved"},
+        "over": {
+            "history",
+            "front",
+            "slice-kd_weight",
+            "slice-overlay_strength",
+            "curves",
+            "saved",
+        },
         "pareto": {"history", "front", "slice-kd_weight", "slice-overlay_strength"}
         | {"compression", "saved"},
     }
