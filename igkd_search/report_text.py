@@ -34,7 +34,7 @@ def _headline(content: Mapping[str, Any]) -> str:
     if answer is None:
         return report_captions.no_answer(content)
     smaller = answer["compression"]
-    at = f" with {amounts.times(smaller)} fewer parameters" if smaller else ""
+    at = f" with {amounts.factor(smaller, 'fewer', 'more')} parameters" if smaller else ""
     return f"{amounts.percent(answer['accuracy'])} on validation{at}"
 
 
