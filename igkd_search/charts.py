@@ -333,9 +333,14 @@ def _latency(row: Row) -> Any:
 
 def _plain(value: Any) -> Any:
     """A value as an axis can show it; None of a choice is one more word."""
-    return (
-        value if isinstance(value, int | float | str | None) and value is not True else str(value)
-    )
+    if isinstance(value, str):
+        return escaped(value)
+    return value if isinstance(value, int | float | None) and value is not True else str(value)
+
+
+def escaped(text: str) -> str:
+    """A text that Plotly, which knows some HTML, shall not take for markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _rounded(value: Any) -> Any:

@@ -19,6 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 if TYPE_CHECKING:
     from optuna.importance import BaseImportanceEvaluator
 
+METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
+"""What people call them."""
 LEAST = 4
 """Complete trials from which on something is said."""
 FEW = 20

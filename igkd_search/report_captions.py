@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from igkd_search import amounts, charts
-from igkd_search.importances import FEW
+from igkd_search.importances import FEW, METHODS
 
-METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
 _TOP = 5
 
 
@@ -255,10 +254,11 @@ def _compression(content: Mapping[str, Any]) -> Caption:
     ours, paper = content["students"], content["paper"]
     source = content["provenance"]["question"].get("data", {}).get("source", "this study's data")
     best = max(ours, key=lambda each: each["accuracy"])
+    smaller = amounts.factor(best["compression"], "fewer parameters", "more parameters")
     blocks, last = paper["arms_of_removed_blocks"], paper["arms"][-1]
     return Caption(
         "Accuracy against compression",
-        f"Ours: {amounts.times(best['compression'])} fewer parameters than the teacher at "
+        f"Ours: {smaller} than the teacher at "
         f"{amounts.percent(best['accuracy'])} on validation images of {source}. The paper's, with "
         f"{blocks} blocks removed: {amounts.percent(last['mean'])} ({last['name']}, mean of ten) on"
         " CIFAR-10's test images.",

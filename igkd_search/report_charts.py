@@ -10,13 +10,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from igkd_search import charts
+from igkd_search.importances import METHODS
 from igkd_search.results import Row
 
 _CROWD = 40  # curves, from which on they are drawn fainter
 MOST_CLASSES = 100
 """Of more no single cell can be seen."""
 _CLASSES_WITH_COUNTS = 20
-METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
 
 
 def draw(
@@ -221,7 +221,7 @@ def confusion(student: Mapping[str, Any]) -> go.Figure:
         hovertemplate="%{text} images of the class %{y} are taken for %{x} (%{z:.1%} of it)"
         "<extra></extra>",
     )
-    named = {"tickvals": places, "ticktext": names} if few else {}
+    named = {"tickvals": places, "ticktext": list(map(charts.escaped, names))} if few else {}
     figure.update_xaxes(showgrid=False, constrain="domain", **named)
     figure.update_yaxes(
         showgrid=False, autorange="reversed", scaleanchor="x", constrain="domain", **named
@@ -241,7 +241,11 @@ def compression(content: Mapping[str, Any]) -> go.Figure:
     figure.add_scatter(
         x=[round(each["compression"], 2) for each in ours if each["compression"]],
         y=[round(each["accuracy"], 4) for each in ours if each["compression"]],
-        customdata=[[each["architecture"], each["trial"]] for each in ours if each["compression"]],
+        customdata=[
+            [charts.escaped(each["architecture"]), each["trial"]]
+            for each in ours
+            if each["compression"]
+        ],
         mode="markers",
         name="this study, validation",
         marker={"color": charts.COMPLETE, "size": 11},
@@ -299,7 +303,7 @@ def _add_paper(figure: go.Figure, paper: Mapping[str, Any]) -> None:
         marker={"color": charts.PAPER, "symbol": "line-ns-open", "size": 12, "line": {"width": 2}},
         hovertemplate="%{customdata} blocks removed: %{x:.2f} times smaller<extra></extra>",
     )
-    # no accuracy of these sizes is published as a number, so they stand on an axis of their own
+    # of all but one the size alone is held here (`paper`), so they stand on an axis of their own
     figure.update_layout(
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
     )

@@ -32,6 +32,7 @@ DARK = {
 }
 """The colours of charts -> what they are in the dark."""
 _TEMPLATE = "report.html.j2"
+_CHOSEN = "overlaid ones are shown first, so their number says nothing of the probability"
 
 
 def render(report: Report) -> str:
@@ -134,7 +135,7 @@ def _overlays(report: Report) -> list[dict[str, Any]]:
                 **picture,
                 "strips": report_pictures.strips(document),
                 "labels": list(zip(labels, document["overlaid"], strict=True)),
-                "says": f"{len(labels)} training images, {laid} of them overlaid",
+                "says": f"{len(labels)} training images, {laid} of them overlaid; {_CHOSEN}",
             }
         )
     return found

@@ -95,11 +95,11 @@ def test_the_choice_of_the_paper_is_marked_where_it_made_one() -> None:
 def test_choices_are_words_on_an_axis() -> None:
     rows = [
         trials.row(number, 0.9, parameters={"control": value})
-        for number, value in enumerate(["none", "dim"])
+        for number, value in enumerate(["none", "<i>&"])
     ]
     figure = charts.against(trials.summary(rows), rows, trials.QUESTION, "control")
     assert figure.layout.xaxis.type == "category"
-    assert list(named(figure, "complete").x) == ["none", "dim"]
+    assert list(named(figure, "complete").x) == ["none", "&lt;i>&amp;"]
 
 
 def test_epochs_saved_are_those_of_the_summary() -> None:

@@ -26,7 +26,7 @@ def test_findings_hold_the_figures() -> None:
         for name, caption in report_captions.of(found.content, list(drawn)).items()
     }
     assert "93.00%" in said["history"] and "12 complete trials" in said["history"]
-    assert "1 ms" in said["front"] and "4 ms" in said["front"]
+    assert "1.00 ms" in said["front"] and "4.00 ms" in said["front"]
     assert "KD weight" in said["importances"]
     assert "4.00\u00d7" in said["compression"] and "92.02%" in said["compression"]
     epochs = found.content["spent"]["epochs"]
