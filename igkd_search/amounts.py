@@ -1,5 +1,6 @@
 """Numbers as people read them: shares, milliseconds, factors, counts, time spans."""
 
+import math
 from typing import Any
 
 
@@ -9,8 +10,12 @@ def percent(share: float | None, digits: int = 2) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Three significant digits: 0.273 ms."""
-    return "" if value is None else f"{value:.3g} ms"
+    """Three significant digits, never as a power of ten: 0.273 ms, 9.00 ms, 1,230 ms."""
+    if value is None:
+        return ""
+    rounded = float(f"{value:.3g}")
+    digits = 2 - math.floor(math.log10(abs(rounded))) if rounded else 0
+    return f"{rounded:,.{max(digits, 0)}f} ms"
 
 
 def times(ratio: float | None) -> str:
@@ -18,6 +23,16 @@ def times(ratio: float | None) -> str:
     if ratio is None:
         return ""
     return f"{ratio:,.0f}\u00d7" if ratio >= 100 else f"{ratio:.2f}\u00d7"
+
+
+def factor(ratio: float | None, above: str, below: str) -> str:
+    """How many times more one thing is than another, in the word that is true of it.
+
+    Of 4.0 it is that many times `above`, of 0.5 twice `below`.
+    """
+    if not ratio:
+        return ""
+    return f"{times(ratio)} {above}" if ratio >= 1 else f"{times(1 / ratio)} {below}"
 
 
 def count(number: float | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from igkd_search import paper
+from igkd_search import paper, results
 from igkd_search.results import Row
 
 COMPLETE, PRUNED, FAILED = "#0f6fb5", "#b9770e", "#c0392b"
@@ -26,6 +26,7 @@ LABELS = {
     "learning_rate": "learning rate",
 }
 ACCURACY = "validation accuracy"
+OVER_BUDGET = "over budget"
 _WHERE = "<br>%{xaxis.title.text}: %{x}<extra></extra>"
 _CROWD = 200  # points, from which on they are drawn smaller
 
@@ -56,13 +57,14 @@ def label(name: str) -> str:
 
 def accuracy_against_latency(summary: Mapping[str, Any], rows: Sequence[Row]) -> go.Figure:
     """Complete trials, those which none beats in both, the winner, and the teacher."""
-    timed = [row for row in _in(rows, "complete") if _latency(row) is not None]
+    within, over = complete([row for row in rows if _latency(row) is not None])
     teacher = _teacher_point(summary)
-    shown = [row.accuracy for row in timed if row.accuracy is not None]
+    shown = [row.accuracy for row in [*within, *over] if row.accuracy is not None]
     low, high = span([*shown, *([teacher[1]] if teacher else [])])
     figure = empty("latency of the student, ms", ACCURACY, (low, high))
-    add_points(figure, timed, _latency, low, "complete", COMPLETE, "circle")
-    front = undominated(timed)
+    add_points(figure, over, _latency, low, OVER_BUDGET, MUTED, "circle-open")
+    add_points(figure, within, _latency, low, "complete", COMPLETE, "circle")
+    front = undominated(within)
     figure.add_scatter(
         x=[_latency(row) for row in front],
         y=[_rounded(row.accuracy) for row in front],
@@ -71,7 +73,7 @@ def accuracy_against_latency(summary: Mapping[str, Any], rows: Sequence[Row]) ->
         line={"color": COMPLETE, "width": 2, "shape": "hv"},
         hoverinfo="skip",
     )
-    add_best(figure, summary, timed, _latency)
+    add_best(figure, summary, within, _latency)
     if teacher:
         _add_teacher(figure, teacher)
     figure.update_xaxes(rangemode="tozero")
@@ -108,7 +110,7 @@ def epochs_saved(rows: Sequence[Row], question: Mapping[str, Any]) -> go.Figure:
     numbers = [row.number for row in rows]
     planned = question["trial"]["epochs"]
     trained = list(accumulate(row.epochs for row in rows))
-    whole = [planned * count for count in range(1, len(rows) + 1)]
+    whole = list(accumulate(results.epochs_without_pruning(row, planned) for row in rows))
     figure = empty("trial", "epochs in all", None)
     figure.add_scatter(
         x=numbers,
@@ -135,8 +137,17 @@ def epochs_saved(rows: Sequence[Row], question: Mapping[str, Any]) -> go.Figure:
 # --- what they are made of
 
 
+def complete(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """Complete trials that keep the latency budget, and those that do not."""
+    found = _in(rows, "complete")
+    return [row for row in found if row.feasible], [row for row in found if not row.feasible]
+
+
 def undominated(rows: Iterable[Row]) -> list[Row]:
-    """Those which no other beats in accuracy and latency both, the fastest first."""
+    """Those which no other beats in accuracy and latency both, the fastest first.
+
+    Of a study of one objective too, which has no front of its own (`results.front`).
+    """
     known = [
         (_latency(row), -row.accuracy, row.number, row)
         for row in rows
@@ -222,11 +233,12 @@ def _add_slice(
         return _plain(row.parameters.get(name))
 
     known = [row for row in rows if value(row) is not None]
-    complete, pruned = _in(known, "complete"), _in(known, "pruned")
-    shown = [row.accuracy for row in complete or pruned if row.accuracy is not None]
+    (within, over), pruned = complete(known), _in(known, "pruned")
+    shown = [row.accuracy for row in [*within, *over] or pruned if row.accuracy is not None]
     low, high = span(shown)
     add_points(figure, pruned, value, low, "pruned", PRUNED, "x-thin-open", **on)
-    add_points(figure, complete, value, low, "complete", COMPLETE, "circle", **on)
+    add_points(figure, over, value, low, OVER_BUDGET, MUTED, "circle-open", **on)
+    add_points(figure, within, value, low, "complete", COMPLETE, "circle", **on)
     add_best(figure, summary, known, value, **on)
     theirs = paper.CHOICE.get(name)
     if theirs is not None and known:
@@ -321,9 +333,14 @@ def _latency(row: Row) -> Any:
 
 def _plain(value: Any) -> Any:
     """A value as an axis can show it; None of a choice is one more word."""
-    return (
-        value if isinstance(value, int | float | str | None) and value is not True else str(value)
-    )
+    if isinstance(value, str):
+        return escaped(value)
+    return value if isinstance(value, int | float | None) and value is not True else str(value)
+
+
+def escaped(text: str) -> str:
+    """A text that Plotly, which knows some HTML, shall not take for markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _rounded(value: Any) -> Any:

@@ -7,6 +7,7 @@ rest. Where both name the same one, it is worth a finer search.
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 if TYPE_CHECKING:
     from optuna.importance import BaseImportanceEvaluator
 
+METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
+"""What people call them."""
 LEAST = 4
 """Complete trials from which on something is said."""
 FEW = 20
@@ -37,7 +40,7 @@ def of_study(study: optuna.Study) -> dict[str, dict[str, Any]]:
     complete = [
         trial
         for trial in study.get_trials(deepcopy=False)
-        if trial.state == TrialState.COMPLETE and trial.params
+        if trial.state == TrialState.COMPLETE and trial.params and math.isfinite(trial.values[0])
     ]
     return {
         "ped_anova": _explained(complete, _ped_anova),

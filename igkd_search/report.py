@@ -6,11 +6,12 @@ takes as long as its trials take to be read.
 
 import gc
 import json
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -75,7 +76,8 @@ def _uncollected() -> Iterator[None]:
 def _read(base: database.Database, name: str) -> Report:
     reader = progress.Reader(base, name)
     study, status = reader.study, reader.read()
-    rows, summary = results.rows(study), results.summary(base, name, study)
+    rows = list(map(_without_infinity, results.rows(study)))
+    summary = results.summary(base, name, study)
     record = base.read_study(name)
     assert record is not None
     shown = report_pictures.choose(base, name, rows, summary["best"])
@@ -86,6 +88,7 @@ def _read(base: database.Database, name: str) -> Report:
         "status": {key: status[key] for key in _STATUS} | {"workers": _at_work(status)},
         "answer": _answer(name, summary, rows),
         "summary": summary,
+        "ranking": [row.number for row in results.answers(rows)],
         "trials": [_trial(row) for row in rows],
         "curves": _curves(study, rows, record.question, summary["best"]),
         "importances": importances.of_study(study),
@@ -102,6 +105,12 @@ def _read(base: database.Database, name: str) -> Report:
     # plain JSON through and through; what is not finite becomes null
     plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
     return Report(plain, rows, shown)
+
+
+def _without_infinity(row: results.Row) -> results.Row:
+    """The row without an accuracy that is no number: it can be neither drawn nor compared."""
+    known = row.accuracy is not None and math.isfinite(row.accuracy)
+    return row if known else replace(row, accuracy=None)
 
 
 _STATUS = ("budget", "states", "running", "stopped", "ended", "rate", "seconds", "advice")
@@ -123,10 +132,11 @@ def _answer(
         return None
     images = (summary["rows"] or {}).get("validation")
     interval = _interval(best["accuracy"], images)
-    complete = [row for row in rows if row.state == "complete" and row.accuracy is not None]
-    contenders = sorted(complete, key=lambda row: (-(row.accuracy or 0.0), row.number))
+    ranked = results.answers(rows)
+    contenders = None
     if interval is not None:
-        contenders = [row for row in contenders if (row.accuracy or 0.0) >= interval["low"]]
+        inside = [row for row in ranked if (row.accuracy or 0.0) >= interval["low"]]
+        contenders = [row.number for row in inside]
     return {
         "trial": best["number"],
         "parameters": best["parameters"],
@@ -142,9 +152,10 @@ def _answer(
         "parameters_count": _pair(teacher["parameters"], student["parameters"]),
         "macs": _pair(teacher["macs"], student["macs"]),
         "compression": student["compression"],
-        "complete": len(complete),
-        "contenders": [row.number for row in contenders],
-        "flattery": FLATTERY.format(count=len(complete), study=name),
+        "complete": len(ranked),
+        "contenders": contenders,
+        # the highest of one is not chosen
+        "flattery": FLATTERY.format(count=len(ranked), study=name) if len(ranked) > 1 else None,
         "commands": [f"igkd export {name} -o best.toml", "igkd train best.toml -o final/"],
     }
 
@@ -217,12 +228,10 @@ def _curves(
 def _students(rows: Sequence[results.Row], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The most accurate trial of each architecture that has one, the largest student first."""
     table, best = facts.get("latency", {}), dict[str, results.Row]()
-    for row in rows:
+    for row in results.answers(rows):
         name = str(row.attributes.get("architecture"))
-        if row.state != "complete" or row.accuracy is None or name not in table:
-            continue
-        if name not in best or row.accuracy > (best[name].accuracy or 0.0):
-            best[name] = row
+        if name in table:
+            best.setdefault(name, row)
     teacher = table.get("teacher", {}).get("parameters")
     found = [
         {

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from igkd_search import amounts, charts
-from igkd_search.importances import FEW
+from igkd_search.importances import FEW, METHODS
 
-METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
 _TOP = 5
 
 
@@ -58,6 +57,33 @@ def question(content: Mapping[str, Any]) -> str:
     return f"Which {space or 'configuration'} make {student}{of_teacher}{on}?"
 
 
+def no_answer(content: Mapping[str, Any]) -> str:
+    """Why there is no winner; as the end of a sentence."""
+    if content["summary"]["trials"]["complete"]:
+        budget = content["provenance"]["question"]["search"].get("latency_budget_ms")
+        limit = f" of {budget:g} ms" if budget else ""
+        return f"none of the complete trials is within the latency budget{limit}"
+    return "no trial is complete yet"
+
+
+def trust(answer: Mapping[str, Any]) -> str:
+    """How far the winner is ahead of the others, in a sentence."""
+    count, inside = answer["complete"], answer["contenders"]
+    if count < 2:
+        return "One trial alone can win so far: there is nothing to compare it with."
+    if inside is None:
+        return "How many images were validated on is not known, so the winner has no interval."
+    if len(inside) > 1:
+        return (
+            f"{len(inside):,} of {count:,} complete trials, the winner among them, lie within its "
+            "interval: treat them as good as equal until they are compared over several seeds."
+        )
+    return (
+        "No other complete trial lies within the winner's interval, but that does not hold the "
+        "luck of the seed: compare the leading ones over several seeds all the same."
+    )
+
+
 def progress(content: Mapping[str, Any]) -> str:
     """How far the search is, in one sentence."""
     status, budget = content["status"], content["status"]["budget"]
@@ -76,8 +102,11 @@ def progress(content: Mapping[str, Any]) -> str:
 
 def heading(name: str) -> str:
     """A parameter's name at the head of a column or a chart."""
-    label = charts.label(name)
-    return label[0].upper() + label[1:]
+    return _sentence(charts.label(name))
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _history(content: Mapping[str, Any]) -> Caption:
@@ -88,13 +117,14 @@ def _history(content: Mapping[str, Any]) -> Caption:
         if trials.get(state)
     )
     if best is None:
-        return Caption("Accuracy, trial by trial", f"No trial is complete yet: {counts}.")
+        return Caption("Accuracy, trial by trial", f"{_sentence(no_answer(content))}: {counts}.")
     before = sum(each["number"] < best["number"] for each in content["trials"])
     return Caption(
         "Accuracy, trial by trial",
         f"Trial {best['number']}, the {_ordinal(before + 1)} to begin, is the best with "
         f"{amounts.percent(best['accuracy'])}: {counts}.",
-        "Triangles on the lower edge are trials below the axis; their accuracy is in their label.",
+        "Triangles on the lower edge, if any, are trials below the axis; their accuracy is in "
+        "their label.",
     )
 
 
@@ -112,10 +142,10 @@ def _front(content: Mapping[str, Any]) -> Caption:
     elif len(timed) == 1:
         words = f"Every trial trains the same student, of {amounts.milliseconds(timed[0])}."
     else:
+        best = f"the best has {amounts.percent(answer['accuracy'])}" if answer else ""
         words = (
             f"Students take from {amounts.milliseconds(timed[0])} to "
-            f"{amounts.milliseconds(timed[-1])}; the best has "
-            f"{amounts.percent(answer['accuracy'])}."
+            f"{amounts.milliseconds(timed[-1])}; {best or 'none is within the latency budget'}."
         )
     remark = "ONNX Runtime, one thread, batch 1, CPU: median, warm, interleaved with the teacher."
     return Caption("Accuracy against latency", words + against, remark)
@@ -150,11 +180,12 @@ def _slice(content: Mapping[str, Any], name: str) -> Caption:
     remark = "" if theirs is None else f"The paper's choice: {theirs:g}."
     if best is None or name not in best["parameters"]:
         return Caption(title, f"No complete trial has shown which {label} is best yet.", remark)
-    complete = [each for each in content["trials"] if each["state"] == "complete"]
-    ordered = sorted(complete, key=lambda each: (-each["accuracy"], each["number"]))[:_TOP]
+    ordered = [content["trials"][number] for number in content["ranking"][:_TOP]]
     values = [each["parameters"][name] for each in ordered if name in each["parameters"]]
     words = f"The best has {amounts.value(best['parameters'][name])}"
-    if len(values) > 1 and all(isinstance(value, int | float) for value in values):
+    if len(set(values)) == 1 and len(values) > 1:
+        words += f", as have all of the {len(values)} most accurate"
+    elif len(values) > 1 and all(isinstance(value, int | float) for value in values):
         words += (
             f"; the {len(values)} most accurate lie between {amounts.value(min(values))} and "
             f"{amounts.value(max(values))}"
@@ -174,14 +205,16 @@ def _curves(content: Mapping[str, Any]) -> Caption:
         )
     if ends:
         words.append(
-            f"of {len(ends):,} pruned trials half were stopped by epoch {ends[len(ends) // 2]} of "
-            f"{found['epochs']}"
+            f"half of the {amounts.several(len(ends), 'pruned trial')} were stopped by epoch "
+            f"{ends[(len(ends) - 1) // 2]} of {found['epochs']}"
+            if len(ends) > 1
+            else f"the one pruned trial was stopped after epoch {ends[0]} of {found['epochs']}"
         )
     drawn = ""
     if shown < found["of"]:
         drawn = f"Drawn are {shown:,} of {found['of']:,} trials: the best, others by a fixed seed."
     finding = "; ".join(words) or f"{amounts.several(shown, 'trial')} on the way"
-    return Caption("Accuracy by epoch", f"{finding}.", drawn)
+    return Caption("Accuracy by epoch", f"{_sentence(finding)}.", drawn)
 
 
 def _losses(content: Mapping[str, Any], kept: Mapping[str, Any]) -> Caption:
@@ -221,10 +254,11 @@ def _compression(content: Mapping[str, Any]) -> Caption:
     ours, paper = content["students"], content["paper"]
     source = content["provenance"]["question"].get("data", {}).get("source", "this study's data")
     best = max(ours, key=lambda each: each["accuracy"])
+    smaller = amounts.factor(best["compression"], "fewer parameters", "more parameters")
     blocks, last = paper["arms_of_removed_blocks"], paper["arms"][-1]
     return Caption(
         "Accuracy against compression",
-        f"Ours: {amounts.times(best['compression'])} fewer parameters than the teacher at "
+        f"Ours: {smaller} than the teacher at "
         f"{amounts.percent(best['accuracy'])} on validation images of {source}. The paper's, with "
         f"{blocks} blocks removed: {amounts.percent(last['mean'])} ({last['name']}, mean of ten) on"
         " CIFAR-10's test images.",

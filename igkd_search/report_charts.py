@@ -10,13 +10,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from igkd_search import charts
+from igkd_search.importances import METHODS
 from igkd_search.results import Row
 
 _CROWD = 40  # curves, from which on they are drawn fainter
 MOST_CLASSES = 100
 """Of more no single cell can be seen."""
 _CLASSES_WITH_COUNTS = 20
-METHODS = {"ped_anova": "PED-ANOVA", "fanova": "fANOVA"}
 
 
 def draw(
@@ -64,10 +64,11 @@ def searched(rows: Sequence[Row]) -> list[str]:
 
 def history(summary: Mapping[str, Any], rows: Sequence[Row]) -> go.Figure:
     """Accuracy by trial number, and the best so far."""
-    complete = [row for row in rows if row.state == "complete" and row.accuracy is not None]
+    known = [row for row in rows if row.accuracy is not None]
+    complete, over = charts.complete(known)
     pruned = [row for row in rows if row.state == "pruned"]
     running = [row for row in rows if row.state == "running"]
-    shown = [row.accuracy or 0.0 for row in complete or pruned or running]
+    shown = [row.accuracy or 0.0 for row in [*complete, *over] or pruned or running]
     teacher = summary["teacher"]["accuracy"]
     low, high = charts.span([*shown, *([teacher] if teacher else [])])
     figure = charts.empty("trial", charts.ACCURACY, (low, high))
@@ -86,6 +87,7 @@ def history(summary: Mapping[str, Any], rows: Sequence[Row]) -> go.Figure:
     for part, name, colour, symbol in (
         (pruned, "pruned", charts.PRUNED, "x-thin-open"),
         (running, "running", charts.MUTED, "circle-open"),
+        (over, charts.OVER_BUDGET, charts.MUTED, "circle-open"),
         (complete, "complete", charts.COMPLETE, "circle"),
     ):
         charts.add_points(figure, part, lambda row: row.number, low, name, colour, symbol)
@@ -123,10 +125,12 @@ def curves(found: Mapping[str, Any], best: Mapping[str, Any] | None) -> go.Figur
     winner = None if best is None else best["number"]
     others = [each for each in found["trials"] if each["trial"] != winner]
     pruned = [each for each in others if each["state"] == "pruned"]
-    rest = [each for each in others if each["state"] != "pruned"]
+    rest = [each for each in others if each["state"] == "complete"]
+    unfinished = [each for each in others if each["state"] not in ("pruned", "complete")]
     own = [each for each in found["trials"] if each["trial"] == winner]
     for part, name, colour, width, dash in (
         (pruned, "pruned", charts.PRUNED, 1.1, "dot"),
+        (unfinished, "failed or running", charts.MUTED, 1.1, "dashdot"),
         (rest, "complete", charts.COMPLETE, 1.1, "solid"),
         (own, f"best (trial {winner})", charts.BEST, 3, "solid"),
     ):
@@ -217,7 +221,7 @@ def confusion(student: Mapping[str, Any]) -> go.Figure:
         hovertemplate="%{text} images of the class %{y} are taken for %{x} (%{z:.1%} of it)"
         "<extra></extra>",
     )
-    named = {"tickvals": places, "ticktext": names} if few else {}
+    named = {"tickvals": places, "ticktext": list(map(charts.escaped, names))} if few else {}
     figure.update_xaxes(showgrid=False, constrain="domain", **named)
     figure.update_yaxes(
         showgrid=False, autorange="reversed", scaleanchor="x", constrain="domain", **named
@@ -237,7 +241,11 @@ def compression(content: Mapping[str, Any]) -> go.Figure:
     figure.add_scatter(
         x=[round(each["compression"], 2) for each in ours if each["compression"]],
         y=[round(each["accuracy"], 4) for each in ours if each["compression"]],
-        customdata=[[each["architecture"], each["trial"]] for each in ours if each["compression"]],
+        customdata=[
+            [charts.escaped(each["architecture"]), each["trial"]]
+            for each in ours
+            if each["compression"]
+        ],
         mode="markers",
         name="this study, validation",
         marker={"color": charts.COMPLETE, "size": 11},
@@ -295,7 +303,7 @@ def _add_paper(figure: go.Figure, paper: Mapping[str, Any]) -> None:
         marker={"color": charts.PAPER, "symbol": "line-ns-open", "size": 12, "line": {"width": 2}},
         hovertemplate="%{customdata} blocks removed: %{x:.2f} times smaller<extra></extra>",
     )
-    # no accuracy of these sizes is published as a number, so they stand on an axis of their own
+    # of all but one the size alone is held here (`paper`), so they stand on an axis of their own
     figure.update_layout(
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
     )

@@ -9,7 +9,7 @@ import functools
 import gzip
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -32,6 +32,7 @@ DARK = {
 }
 """The colours of charts -> what they are in the dark."""
 _TEMPLATE = "report.html.j2"
+_CHOSEN = "overlaid ones are shown first, so their number says nothing of the probability"
 
 
 def render(report: Report) -> str:
@@ -70,7 +71,9 @@ def render(report: Report) -> str:
         dark=DARK,
         plotly=_plotly(),
         whiskers=_whiskers(content["answer"]),
-        top=_top(content["trials"]),
+        top=[content["trials"][number] for number in content["ranking"][:TOP_TRIALS]],
+        no_answer=report_captions.no_answer(content),
+        trust=report_captions.trust(content["answer"]) if content["answer"] else "",
         searched=report_charts.searched(report.rows),
         overlays=_overlays(report),
     )
@@ -115,12 +118,6 @@ def _whiskers(answer: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     ]
 
 
-def _top(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The most accurate complete trials."""
-    complete = [each for each in trials if each["state"] == "complete"]
-    return sorted(complete, key=lambda each: (-each["accuracy"], each["number"]))[:TOP_TRIALS]
-
-
 def _overlays(report: Report) -> list[dict[str, Any]]:
     """What each of some trials trained on: strips of images, their labels, which were overlaid."""
     names = list(((report.content["summary"]["student"] or {}).get("class_accuracy")) or ())
@@ -138,7 +135,7 @@ def _overlays(report: Report) -> list[dict[str, Any]]:
                 **picture,
                 "strips": report_pictures.strips(document),
                 "labels": list(zip(labels, document["overlaid"], strict=True)),
-                "says": f"{len(labels)} training images, {laid} of them overlaid",
+                "says": f"{len(labels)} training images, {laid} of them overlaid; {_CHOSEN}",
             }
         )
     return found

@@ -32,9 +32,9 @@ def render(content: Mapping[str, Any]) -> str:
 def _headline(content: Mapping[str, Any]) -> str:
     answer = content["answer"]
     if answer is None:
-        return "no trial is complete yet"
+        return report_captions.no_answer(content)
     smaller = answer["compression"]
-    at = f" with {amounts.times(smaller)} fewer parameters" if smaller else ""
+    at = f" with {amounts.factor(smaller, 'fewer', 'more')} parameters" if smaller else ""
     return f"{amounts.percent(answer['accuracy'])} on validation{at}"
 
 
@@ -48,7 +48,7 @@ def _answer(content: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
         f"**Trial {answer['trial']}**",
         _table(["parameter", "value"], configuration),
         f"```\n{commands}\n```",
-        f"> {_plain(answer['flattery'])}",
+        f"> {_plain(' '.join(filter(None, [report_captions.trust(answer), answer['flattery']])))}",
     ]
 
 
@@ -104,11 +104,10 @@ def _budget(content: Mapping[str, Any]) -> str:
 def _trials(content: Mapping[str, Any]) -> str:
     """The five most accurate complete trials, or the whole front."""
     front = content["summary"]["front"]
-    complete = [each for each in content["trials"] if each["state"] == "complete"]
+    complete = [content["trials"][number] for number in content["ranking"]]
     if front is not None:
         numbers = [row["number"] for row in front]
         complete = [each for each in complete if each["number"] in numbers]
-    complete.sort(key=lambda each: (-each["accuracy"], each["number"]))
     shown = complete if front is not None else complete[:_TOP]
     names = list(dict.fromkeys(name for each in shown for name in each["parameters"]))
     rows = [

@@ -3,6 +3,7 @@
 Reads the database alone, no torch and no materials, so a finished study is shown in a second.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,7 @@ class Row:
     cause: str | None
     reason: str | None
     attributes: dict[str, Any]
+    feasible: bool = True  # whether it keeps the latency budget, where the study has one
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -67,6 +69,29 @@ def _retried(row: Row) -> Row:
     return replace(row, state="retried") if row.state == "failed" else row
 
 
+def answers(found: Sequence[Row]) -> list[Row]:
+    """The trials that may win, the most accurate first: complete, feasible, with an accuracy."""
+    known = [
+        (-row.accuracy, row.number, row)
+        for row in found
+        if row.state == "complete" and row.feasible and _is_finite(row.accuracy)
+        if row.accuracy is not None
+    ]
+    return [row for _, _, row in sorted(known, key=lambda each: each[:2])]
+
+
+def epochs_without_pruning(row: Row, planned: int) -> int:
+    """Epochs of a trial if nothing was pruned.
+
+    Pruning saved nothing of a trial that failed or still runs: it counts with what it has trained.
+    """
+    return planned if row.state in ("complete", "pruned") else row.epochs
+
+
+def _is_finite(accuracy: float | None) -> bool:
+    return accuracy is not None and math.isfinite(accuracy)
+
+
 def proposers(found: Sequence[Row]) -> dict[str, int]:
     """How many trials of the budget each has proposed."""
     counted = [row for row in found if row.state not in ("retried", "discarded")]
@@ -82,9 +107,11 @@ def best(study: optuna.Study) -> Row | None:
     if is_pareto(study):
         return next(iter(front(study)), None)
     try:
-        return _row(study.best_trial)
+        winner = _row(study.best_trial)
     except ValueError:
         return None
+    # whoever tells trials from outside may tell an infinity
+    return winner if _is_finite(winner.accuracy) else next(iter(answers(rows(study))), None)
 
 
 def is_pareto(study: optuna.Study) -> bool:
@@ -99,6 +126,8 @@ def front(study: optuna.Study) -> list[Row]:
     """
     found: dict[tuple[float, ...], FrozenTrial] = {}
     for trial in study.best_trials:
+        if not all(map(math.isfinite, trial.values)):
+            continue
         found.setdefault(tuple(trial.values), trial)
     return [_row(found[values]) for values in sorted(found, reverse=True)]
 
@@ -146,7 +175,9 @@ def summary(
         "failures": dict(Counter(row.cause for row in failed if row.cause)),
         "epochs": {
             "trained": sum(row.epochs for row in found),
-            "without_pruning": len(found) * record.question["trial"]["epochs"],
+            "without_pruning": sum(
+                epochs_without_pruning(row, record.question["trial"]["epochs"]) for row in found
+            ),
         },
         "seconds": facts.get("seconds", 0.0) + searches.read(base, name).seconds,
         "rows": facts.get("rows"),
@@ -215,4 +246,5 @@ def _row(trial: FrozenTrial) -> Row:
         cause=attributes.get("cause") if trial.state == TrialState.FAIL else None,
         reason=attributes.get("reason") if trial.state == TrialState.FAIL else None,
         attributes=dict(attributes),
+        feasible=all(excess <= 0 for excess in trial.constraints.values()),
     )

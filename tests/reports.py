@@ -30,7 +30,7 @@ FACTS: dict[str, Any] = {
     "targets": "bank",
     "seconds": 12.5,
 }
-KINDS = ("empty", "running", "failed", "mixed", "pareto")
+KINDS = ("empty", "running", "failed", "mixed", "pareto", "over")
 
 
 @cache
@@ -46,6 +46,7 @@ def made(kind: str) -> report.Report:
 def study(folder: Path, kind: str) -> database.Database:
     """A database with a study named s of this kind.
 
+    over has two complete trials, both above the latency budget.
     mixed has twelve complete trials, some pruned and failed ones, and one that runs.
     """
     base = database.connect(prepared_url("sqlite", folder))
@@ -57,10 +58,13 @@ def study(folder: Path, kind: str) -> database.Database:
     if kind == "pareto":
         search["objectives"] = ["accuracy", "latency_ms"]
         space["removed_blocks"] = {"choices": [3, 5]}
+    if kind == "over":
+        search["latency_budget_ms"] = 0.25
     plain = {"name": "s", "trial": {"epochs": 3}, "search": search}
     registry.register(base, study_file.check(spec.Study, plain, "test"))
     base.update_facts("s", **(FACTS if kind != "empty" else {}))
     table = slots.Slots(base, "s")
+    told: dict[str, Any]
     if kind == "running":
         add(base, table, TrialState.RUNNING, [0.3, 0.4])
     if kind in ("failed", "mixed"):
@@ -73,9 +77,13 @@ def study(folder: Path, kind: str) -> database.Database:
         add(base, table, TrialState.PRUNED, [0.4])
         add(base, table, TrialState.PRUNED, [0.2, float("nan")])
         add(base, table, TrialState.RUNNING, [0.3])
+    if kind == "over":
+        for accuracy, ms, name in [(0.9, 1.0, "small"), (0.8, 0.5, "tiny")]:
+            told = {"architecture": name, "latency_ms": ms}
+            add(base, table, TrialState.COMPLETE, [0.5, accuracy], excess=ms - 0.25, **told)
     if kind == "pareto":
         for accuracy, ms, name in [(0.7, 0.5, "tiny"), (0.9, 1.0, "small"), (0.6, 1.0, "small")]:
-            told: dict[str, Any] = {"accuracy": accuracy, "latency_ms": ms, "epochs": 3}
+            told = {"accuracy": accuracy, "latency_ms": ms, "epochs": 3}
             told["architecture"] = name
             add(base, table, TrialState.COMPLETE, [], [accuracy, ms], **told)
     return base
@@ -88,6 +96,7 @@ def add(
     accuracies: list[float],
     values: list[float] | None = None,
     kd_weight: float = 0.5,
+    excess: float | None = None,
     **attributes: Any,
 ) -> None:
     """One trial that showed these accuracies and ended, or goes on, in this state."""
@@ -115,6 +124,8 @@ def add(
             **attributes,
         },
     )
+    if excess is not None:
+        trial.set_constraint("latency_ms", excess)
     results.open_study(base, "s").add_trial(trial)
     if state.is_finished():
         failed = state == TrialState.FAIL

@@ -95,11 +95,11 @@ def test_the_choice_of_the_paper_is_marked_where_it_made_one() -> None:
 def test_choices_are_words_on_an_axis() -> None:
     rows = [
         trials.row(number, 0.9, parameters={"control": value})
-        for number, value in enumerate(["none", "dim"])
+        for number, value in enumerate(["none", "<i>&"])
     ]
     figure = charts.against(trials.summary(rows), rows, trials.QUESTION, "control")
     assert figure.layout.xaxis.type == "category"
-    assert list(named(figure, "complete").x) == ["none", "dim"]
+    assert list(named(figure, "complete").x) == ["none", "&lt;i>&amp;"]
 
 
 def test_epochs_saved_are_those_of_the_summary() -> None:
@@ -107,6 +107,29 @@ def test_epochs_saved_are_those_of_the_summary() -> None:
     figure = charts.epochs_saved(rows, trials.QUESTION)
     assert named(figure, "trained").y[-1] == sum(row.epochs for row in rows)
     assert named(figure, "without pruning").y[-1] == 30 * trials.EPOCHS
+
+
+def test_pruning_saved_nothing_of_trials_that_failed_or_run() -> None:
+    rows = [trials.row(number, 0.9, epochs=3) for number in range(3)]
+    rows += [
+        trials.row(3 + place, 0.1, state, epochs=epochs)
+        for place, (state, epochs) in enumerate(
+            [("pruned", 1), ("failed", 2), ("running", 1), ("waiting", 0), ("discarded", 0)]
+        )
+    ]
+    figure = charts.epochs_saved(rows, {"trial": {"epochs": 3}})
+    assert named(figure, "without pruning").y[-1] - named(figure, "trained").y[-1] == 2
+
+
+def test_trials_over_the_budget_are_apart_and_on_no_front() -> None:
+    attributes = [{"latency_ms": ms} for ms in (1.0, 2.0)]
+    rows = [
+        trials.row(0, 0.8, attributes=attributes[0]),
+        trials.row(1, 0.9, attributes=attributes[1], feasible=False),
+    ]
+    figure = charts.accuracy_against_latency(trials.summary(rows[:1]), rows)
+    assert list(named(figure, "Pareto front").x) == list(named(figure, "complete").x) == [1.0]
+    assert list(named(figure, "over budget").x) == [2.0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])

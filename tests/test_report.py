@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
-from igkd_search import paper, report, results, uncertainty
+from igkd_search import paper, report, report_page, report_text, results, slots, uncertainty
 from igkd_search.errors import StorageError
 from igkd_search.fenced import FencedStorage
 from tests import reports
@@ -68,6 +69,31 @@ def test_without_a_complete_trial_there_is_no_answer(kind: str) -> None:
     assert found["answer"] is None and found["students"] == []
     assert not found["status"]["ended"]
     assert len(found["trials"]) == (0 if kind == "empty" else 1)
+
+
+def test_trials_over_the_latency_budget_are_no_answer() -> None:
+    found = content("over")
+    assert (found["answer"], found["ranking"], found["students"]) == (None, [], [])
+    assert [each["feasible"] for each in found["trials"]] == [False, False]
+
+
+def test_an_accuracy_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+    base = reports.study(tmp_path, "mixed")
+    reports.add(base, slots.Slots(base, "s"), TrialState.COMPLETE, [0.5], [float("inf")])
+    found = report.read(base, "s")
+    base.close()
+    assert found.content["ranking"] == content("mixed")["ranking"]
+    assert found.content["answer"]["trial"] == content("mixed")["answer"]["trial"]
+    assert report_page.render(found) and report_text.render(found.content)
+
+
+def test_without_the_number_of_images_nothing_is_within_an_interval(tmp_path: Path) -> None:
+    base = reports.study(tmp_path, "mixed")
+    base.update_facts("s", rows={})
+    found = report.read(base, "s")
+    base.close()
+    assert found.content["answer"]["contenders"] is None
+    assert "has no interval" in report_page.render(found)
 
 
 def test_a_running_study_says_how_far_it_is() -> None:

@@ -26,7 +26,7 @@ def test_findings_hold_the_figures() -> None:
         for name, caption in report_captions.of(found.content, list(drawn)).items()
     }
     assert "93.00%" in said["history"] and "12 complete trials" in said["history"]
-    assert "1 ms" in said["front"] and "4 ms" in said["front"]
+    assert "1.00 ms" in said["front"] and "4.00 ms" in said["front"]
     assert "KD weight" in said["importances"]
     assert "4.00\u00d7" in said["compression"] and "92.02%" in said["compression"]
     epochs = found.content["spent"]["epochs"]
@@ -43,6 +43,27 @@ def test_the_weakest_class_is_named() -> None:
     )
     student |= {"confusion": [[4, 0], [0, 4]]}
     assert "Every image" in report_captions.of(content, ["confusion"])["confusion"].finding
+
+
+def test_without_a_trial_within_the_budget_it_is_said() -> None:
+    found = reports.made("over").content
+    assert (
+        "none is within the latency budget" in report_captions.of(found, ["front"])["front"].finding
+    )
+    assert report_captions.no_answer(found).endswith("within the latency budget of 0.25 ms")
+
+
+@pytest.mark.parametrize(
+    ("count", "inside", "says"),
+    [
+        (1, [0], "nothing to compare"),
+        (3, None, "no interval"),
+        (3, [0], "luck of the seed"),
+        (3, [0, 1], "2 of 3 complete trials"),
+    ],
+)
+def test_how_far_to_trust_is_said(count: int, inside: list[int] | None, says: str) -> None:
+    assert says in report_captions.trust({"complete": count, "contenders": inside})
 
 
 def test_the_question_is_a_sentence() -> None:

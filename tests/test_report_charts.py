@@ -18,6 +18,14 @@ def test_a_study_has_the_charts_that_it_can_have(kind: str) -> None:
         "failed": {"history", "slice-kd_weight", "slice-overlay_strength", "curves", "saved"},
         "mixed": {"history", "front", "importances", "slice-kd_weight", "slice-overlay_strength"}
         | {"curves", "compression", "saved"},
+        "over": {
+            "history",
+            "front",
+            "slice-kd_weight",
+            "slice-overlay_strength",
+            "curves",
+            "saved",
+        },
         "pareto": {"history", "front", "slice-kd_weight", "slice-overlay_strength"}
         | {"compression", "saved"},
     }
@@ -47,6 +55,15 @@ def test_curves_are_apart_and_pruned_ones_end_in_a_cross() -> None:
     assert by_name[f"best (trial {best})"].y[2] == content["answer"]["accuracy"]
 
 
+def test_a_curve_of_a_trial_that_failed_or_runs_is_not_called_complete() -> None:
+    one = {"epochs": [1, 2], "accuracy": [0.1, 0.2]}
+    states = ["complete", "failed", "running", "retried"]
+    listed = [{"trial": place, "state": state, **one} for place, state in enumerate(states)]
+    figure = report_charts.curves({"trials": listed}, None)
+    numbers = {trace.name: list(trace.customdata[::3]) for trace in figure.data}
+    assert numbers == {"complete": [0], "failed or running": [1, 2, 3]}
+
+
 def test_a_matrix_of_answers_is_drawn_unless_its_cells_cannot_be_seen() -> None:
     found = reports.made("mixed")
     for classes, shown in ((2, True), (report_charts.MOST_CLASSES + 1, False)):
@@ -58,10 +75,10 @@ def test_a_matrix_of_answers_is_drawn_unless_its_cells_cannot_be_seen() -> None:
         content = {**found.content, "summary": {**found.content["summary"], "student": student}}
         assert ("confusion" in report_charts.draw(content, found.rows)) is shown
     figure = report_charts.confusion(
-        {"confusion": [[3, 1], [0, 0]], "class_accuracy": {"cat": 0.75, "dog": None}}
+        {"confusion": [[3, 1], [0, 0]], "class_accuracy": {"cat": 0.75, "<b>&": None}}
     )
     assert [list(row) for row in figure.data[0].z] == [[0.75, 0.25], [0.0, 0.0]]
-    assert list(figure.layout.xaxis.ticktext) == ["cat", "dog"]
+    assert list(figure.layout.xaxis.ticktext) == ["cat", "&lt;b>&amp;"]
 
 
 def test_the_sizes_of_the_paper_are_marked_and_only_what_it_measured_has_an_accuracy() -> None:

@@ -180,8 +180,21 @@ def test_what_trials_have_kept_is_shown_with_a_text_for_every_picture() -> None:
     outline = Outline(report_page.render(replace(found, content=content, pictures=pictures)))
     assert len(outline.all("img")) == 3 and all(each["alt"] for each in outline.all("img"))
     assert "lowest on validation after epoch 2 of 3" in outline.text
-    assert "2 training images, 1 of them overlaid" in outline.text
+    assert "2 training images, 1 of them overlaid; overlaid ones are shown first" in outline.text
+    assert all(
+        "says nothing of the probability" in (each["alt"] or "") for each in outline.all("img")
+    )
     assert "has kept" not in outline.text
+
+
+def test_a_slower_larger_student_is_not_called_faster() -> None:
+    found = reports.made("mixed")
+    content = json.loads(json.dumps(found.content))
+    content["answer"]["latency"]["onnxruntime"]["ratio"] = content["answer"]["macs"]["ratio"] = 0.5
+    content["answer"]["compression"] = None
+    text = Outline(report_page.render(replace(found, content=content))).text
+    assert "2.00\u00d7 slower" in text and "2.00\u00d7 more" in text
+    assert "compression igkd" not in text
 
 
 def test_every_colour_has_one_for_the_dark() -> None:

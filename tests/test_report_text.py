@@ -21,7 +21,7 @@ def test_it_holds_the_figures_of_the_answer() -> None:
     content = reports.made("mixed").content
     text, answer = report_text.render(content), content["answer"]
     assert f"| {amounts.percent(answer['accuracy'])} (" in text
-    assert "| latency, ONNX Runtime | 4 ms | 1 ms | 4.00\u00d7 |" in text
+    assert "| latency, ONNX Runtime | 4.00 ms | 1.00 ms | 4.00\u00d7 |" in text
     assert "| parameters | 400 | 100 | 4.00\u00d7 |" in text
     assert f"`{answer['parameters']['kd_weight']}`" in text
     assert "igkd export s -o best.toml\nigkd train best.toml -o final/" in text
