@@ -8,11 +8,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from igkd_search import database, progress, stages
-from igkd_search.errors import IgkdError
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +26,15 @@ def foreseeing(url: str, study: str) -> Iterator[None]:
     done = threading.Event()
 
     def look() -> None:
-        # a connection of its own: nothing is shared with the worker, which may hold a lock
-        with closing(database.connect(url, read_only=True)) as base:
+        with ExitStack() as opened:
             readers: list[progress.Reader] = []
 
             def read() -> dict[str, Any]:
-                # the study is registered once its materials are there
-                readers[:] = readers or [progress.Reader(base, study)]
+                if not readers:
+                    # a connection of its own: nothing is shared with the worker, which may hold a
+                    # lock; the study is registered once its materials are there
+                    base = opened.enter_context(closing(database.connect(url, read_only=True)))
+                    readers.append(progress.Reader(base, study))
                 return readers[0].read()
 
             follow(read, done.wait)
@@ -62,7 +63,7 @@ def follow(
         began = monotonic()
         try:
             found = read()
-        except IgkdError as error:
+        except Exception as error:  # whatever it is, the search is not to hear of it
             log.debug("the time left is not known: %s", error)
         else:
             tell(found)

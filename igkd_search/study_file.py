@@ -39,7 +39,7 @@ class Fault:
 def read_text(path: Path) -> str:
     """The text of a file; StudyError when it is missing or unreadable."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin files with a mark
     except FileNotFoundError:
         raise StudyError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -49,12 +49,18 @@ def lines_of(text: str) -> dict[Place, int]:
     return implied | found
 
 
+_CLOSING = ("]", "}", '"""', "'''")
+
+
 def _statements(text: str) -> Iterator[tuple[int, str]]:
     """Each statement that says something, with the number of its first line."""
     begin, held = 1, ""
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         begin = begin if held else number
         held += f"{line}\n"
+        # a long array is tried only where it may end, or a thousand lines would take seconds
+        if begin != number and not any(mark in line for mark in _CLOSING):
+            continue
         try:
             plain = tomllib.loads(held)
         except tomllib.TOMLDecodeError:
