@@ -78,6 +78,10 @@ def init(
         target = output or Path(f"{name}.toml")
         # before anything is asked
         study_draft.check_name(name)
+        if target.is_dir() or not target.parent.is_dir():
+            place = target if target.is_dir() else target.parent
+            wrong = "is a folder" if target.is_dir() else "is no folder"
+            raise StudyError(f"-o {target}: {place} {wrong}; name a file in a folder that is there")
         if target.exists() and not force:
             raise StudyError(f"{target}: is there already; type --force, or -o FILE")
         answers: dict[str, Any] = {
@@ -138,10 +142,11 @@ def validate(
         check_home(home)
         from igkd_search import validation
 
-        with stages.display(["look"]):
-            note = "at the text" if no_data else "at text, networks and data"
-            with stages.stage("look", note=note):
-                run, faults = validation.examine(file, home, data=not no_data)
+        if no_data:
+            run, faults = validation.examine(file, home, data=False)
+        else:
+            with stages.display(["look"]), stages.stage("look", note="at text, networks and data"):
+                run, faults = validation.examine(file, home)
         well = "" if run is None else f"{file}: well; {validation.in_words(run)}"
         found = [vars(fault) for fault in faults]
         show(found, format, lambda _: _print(file, faults, well))

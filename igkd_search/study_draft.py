@@ -168,6 +168,10 @@ def _facts(source: str, path: Path) -> dict[str, int]:
     """Classes, training images and size of own data, in the words of study_template.text."""
     if not path.expanduser().exists():
         raise DataError(f"--path {path}: no such folder")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"--path {path!r}: a study file is UTF-8, which this name is not") from None
     return _of_arrays(path) if source == "arrays" else _of_folder(path)
 
 

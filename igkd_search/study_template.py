@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import textwrap
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
+import tomlkit
 from pydantic import BaseModel
 
 from igkd_search import spec
@@ -94,7 +94,7 @@ def text(
         f"# {SAYS[source]}.",
         "# Every other field stands with its meaning in igkd_search/spec.py; samplers and pruners",
         "# in docs/search.md.",
-        f"name = {json.dumps(name)}",
+        f"name = {tomlkit.item(name).as_string()}",
         "",
         "[data]",
         *_table(spec.Data, {key: value for key, value in data.items() if value is not None}),
@@ -147,7 +147,7 @@ def _table(model: type[BaseModel], values: Mapping[str, Any], more: str = "") ->
         said = [meanings(model).get(key, ""), _choices(model, key)]
         meaning = "; ".join(filter(None, said)) + more
         lines += textwrap.wrap(meaning, _WIDTH, initial_indent="# ", subsequent_indent="# ")
-        lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+        lines.append(f"{key} = {tomlkit.item(value).as_string()}")
     return lines
 
 

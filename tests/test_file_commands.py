@@ -55,6 +55,15 @@ def test_init_never_overwrites_unless_forced(igkd: Igkd, tmp_path: Path) -> None
     assert (tmp_path / "mine.toml").read_text() == (tmp_path / "other.toml").read_text()
 
 
+@pytest.mark.parametrize("output", ["nowhere/x.toml", "folder"])
+def test_init_needs_a_folder_that_is_there(igkd: Igkd, tmp_path: Path, output: str) -> None:
+    (tmp_path / "folder").mkdir()
+    found = igkd("init", "mine", "--source", "digits", "-o", output, "--force")
+    assert found.exit_code == 1 and f"-o {output}: " in found.stderr
+    assert "name a file in a folder that is there" in found.stderr
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
 def test_init_asks_nobody_who_is_not_there(igkd: Igkd, tmp_path: Path) -> None:
     found = igkd("init", "mine")
     assert found.exit_code == 2 and "type --source" in found.stderr

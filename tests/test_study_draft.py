@@ -1,5 +1,6 @@
 """`igkd init` without its command: what is asked, what own data say, and what is refused."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ def test_own_arrays_are_counted(arrays: Path) -> None:
     found = drafted("arrays", path=arrays)
     assert found.found == {"classes": "3", "training images": "75"}
     assert f'path = "{arrays}"' in found.text and "chance is 0.33" in found.text
+
+
+def test_a_path_that_no_study_file_can_hold_is_refused(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/im\xffg"))
+    folder.mkdir()
+    with pytest.raises(DataError, match="a study file is UTF-8"):
+        drafted("folder", path=folder)
 
 
 def test_own_images_are_counted_and_measured(tmp_path: Path) -> None:

@@ -28,6 +28,12 @@ def test_every_sampler_and_pruner_has_one(sampler: str, pruner: str) -> None:
     assert (found.search.sampler, found.search.pruner) == (sampler, pruner)
 
 
+@pytest.mark.parametrize("path", ["im\x7fg", 'a "b" \\ c', "tab\tand\nline", "ä 猫"])
+def test_any_path_is_read_as_it_was_given(path: str) -> None:
+    content = text("x", "folder", path=path, images=20, classes=4, image_size=16)
+    assert tomllib.loads(content)["data"]["path"] == path
+
+
 def test_what_is_asked_for_is_written() -> None:
     content = text("x", "cifar10", teacher="resnet18", removed_blocks=3, trials=7, epochs=9)
     study = read(content)
