@@ -5,7 +5,6 @@ import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -16,14 +15,13 @@ from igkd_search import (
     artifacts,
     copying,
     database,
-    documents,
     outcomes,
     registry,
     removal,
     slots,
     worker,
 )
-from igkd_search.errors import StorageError
+from igkd_search.errors import LeaseLost, StorageError
 from tests.databases import KINDS as DATABASES
 from tests.databases import Kind, prepared_url
 from tests.test_worker import FakeTraining, Search, describe, record, study_of
@@ -181,23 +179,15 @@ def test_what_another_release_kept_in_its_own_way_is_not_found(
 
 def test_who_has_lost_the_slot_replaces_nothing(tmp_path: Path) -> None:
     base = database.connect(prepared_url("sqlite", tmp_path))
-    search = Search(base, tmp_path, study_of(1)).begin(study_of(1))
-    replace, stolen = database.Database.replace_files, list[bool]()
-
-    def stall(self: database.Database, *arguments: Any) -> None:
-        if not stolen:
-            stolen.append(True)
-            # another worker takes the slot over meanwhile, and finishes its trial
-            slots.Slots(base, "s").reopen(0)
-            search.hire(FakeTraining(confusion=((9, 0, 0), (0, 9, 0), (0, 0, 9)))).run(0)
-        replace(self, *arguments)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(database.Database, "replace_files", stall)
-        search.run(FakeTraining())
-    (trial,) = search.trials
-    kept = documents.load(base.read_file("s", trial.user_attrs["confusion_file"]) or b"")
-    assert kept["confusion"][0] == [9, 0, 0]
+    registry.register(base, study_of(1))
+    table = slots.Slots(base, "s")
+    claim = table.claim()
+    assert claim is not None
+    base.replace_files("s", {"f": b"mine"}, table.proof(claim))
+    table.release(claim)
+    with pytest.raises(LeaseLost):
+        base.replace_files("s", {"f": b"a zombie's"}, table.proof(claim))
+    assert base.read_file("s", "f") == b"mine"
     base.close()
 
 
