@@ -63,19 +63,6 @@ def named(system_attributes: Mapping[str, object], number: int) -> set[str]:
     return {_file_of(number, kind, identity) for kind in KINDS for identity in ids}
 
 
-def of_trial(base: database.Database, study: str, number: int) -> dict[str, bytes]:
-    """The pictures of a trial as PNG by file name, in the order of KINDS; {} where none are kept.
-
-    StorageError when a kept file is damaged.
-    """
-    found = {}
-    for kind in KINDS:
-        for name in _names(base, f"{_folder(number)}/{kind}-%.json", study):
-            with suppress(ArtifactNotFound):
-                found[f"{kind}.png"] = _draw(base, *name)
-    return found
-
-
 def documents_of(
     base: database.Database, study: str, number: int, kinds: Sequence[str] = KINDS
 ) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from igkd_search import completion, console
+from igkd_search import completion, console, files
 from igkd_search.crew import Launcher, Order
 from igkd_search.errors import StorageError
 
@@ -171,15 +171,12 @@ def url_of(storage: str | None, home: Path) -> str:
 def _read_url(file: Path) -> str:
     """What a file says besides empty lines and comments (#); warned of when others can read it."""
     try:
-        text = file.read_text(encoding="utf-8")
-        mode = file.stat().st_mode
-    except (OSError, ValueError) as error:
-        # a ValueError is of text that is none: somebody named the SQLite file itself
-        reason = getattr(error, "strerror", None) or "not a text file"
+        text = files.read_private(file)
+    except OSError as error:  # no text is the SQLite file itself, which somebody has named
         raise StorageError(
             f"--storage {file}: neither a URL (sqlite:///PATH, "
             "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE) nor a file that holds one "
-            f"({reason})"
+            f"({error.strerror})"
         ) from error
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
@@ -189,8 +186,6 @@ def _read_url(file: Path) -> str:
             f"--storage-file {file}: must hold one line, the database's URL, besides comments (#); "
             f"found {len(lines)} lines"
         )
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        log.warning("%s can be read by other users; type chmod 600 %s", file, file)
     return lines[0]
 
 
@@ -251,6 +246,11 @@ def open_if_there(storage: str | None, home: Path) -> database.Database | None:
     from igkd_search import database
 
     return database.connect_if_there(url_of(storage, home))
+
+
+def is_interactive() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty()
 
 
 def show(found: Any, format: Format, as_table: Callable[[Any], None]) -> None:

@@ -117,10 +117,10 @@ class Exhibit(_CachedStorage):
         As Optuna's study finds it, so that of equal ones it is the same as elsewhere.
         """
         found = super().get_best_trial(study_id)
-        if _keeps_constraints(found):
+        if results.keeps_constraints(found):
             return found
         complete = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
-        feasible = [trial for trial in complete if _keeps_constraints(trial)]
+        feasible = [trial for trial in complete if results.keeps_constraints(trial)]
         (direction,) = self.get_study_directions(study_id)
         sign = 1 if direction == StudyDirection.MAXIMIZE else -1
         return max(feasible, key=lambda trial: sign * (trial.value or 0.0), default=found)
@@ -210,10 +210,6 @@ class Exhibit(_CachedStorage):
         for title, figure in figures.items():
             attributes |= _parts(f"{_PLOT}{title}:", _titled(figure, title).to_json())
         return attributes
-
-
-def _keeps_constraints(trial: FrozenTrial) -> bool:
-    return all(value <= 0 for value in trial.constraints.values())
 
 
 def _is_note(key: str) -> bool:

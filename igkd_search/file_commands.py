@@ -5,7 +5,6 @@ As in `cli`, each reads its options, calls one function of the house and prints.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +18,7 @@ from igkd_search.command_options import (
     FormatOption,
     HomeOption,
     check_home,
+    is_interactive,
     show,
 )
 from igkd_search.endings import reporting
@@ -70,7 +70,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented study file, from --source or a few questions."""
-    if source is None and not _is_interactive():
+    if source is None and not is_interactive():
         raise typer.BadParameter("type --source; nobody can be asked here", param_hint="--source")
     with reporting(f"init {name}"):
         from igkd_search import study_draft
@@ -98,11 +98,6 @@ def init(
             f"wrote {target}",
             {**draft.found, "check it": f"igkd validate {target}", "run it": f"igkd run {target}"},
         )
-
-
-def _is_interactive() -> bool:
-    """Whether somebody can be asked."""
-    return sys.stdin.isatty()
 
 
 def _asked(answers: dict[str, Any]) -> dict[str, Any]:

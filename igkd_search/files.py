@@ -5,9 +5,13 @@ Plain OSErrors come out of here; `vault` and `shards` say them in the user's wor
 
 import contextlib
 import errno
+import logging
 import os
+import stat
 import uuid
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _TEMPORARY = ".{name}.{unique}.tmp"
 
@@ -28,6 +32,20 @@ def replace(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def read_private(path: Path) -> str:
+    """The text of a file that holds a secret; warned of when other users can read it.
+
+    OSError, whose `strerror` says why, when it cannot be read or is no text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "not a text file") from error
+    if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("%s can be read by other users; type chmod 600 %s", path, path)
+    return text
 
 
 def sync(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Self
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import documents, evaluation, fitting
+from igkd_search import amounts, documents, evaluation, fitting
 from igkd_search.errors import TrialError
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def matrix(confusion: evaluation.Confusion) -> bytes:
 
 def log_end(trial: optuna.Trial, end: End) -> None:
     """One line: number, state, accuracy or reason, parameters."""
-    parameters = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
+    parameters = " ".join(f"{name}={amounts.value(value)}" for name, value in trial.params.items())
     if end.state == TrialState.FAIL:
         log.warning("trial %d failed: %s [%s]", trial.number, end.attributes["reason"], parameters)
         return
@@ -111,7 +111,3 @@ def log_end(trial: optuna.Trial, end: End) -> None:
     epochs = end.attributes["epochs"]
     word = "complete" if end.state == TrialState.COMPLETE else f"pruned after epoch {epochs}"
     log.info("trial %d %s: %s [%s]", trial.number, word, f"{accuracy:.1%}", parameters)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -226,12 +226,8 @@ def _seen(worker: Mapping[str, Any]) -> str:
 
 
 def _configuration(parameters: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in parameters.items())
+    return ", ".join(f"{name} {amounts.value(value)}" for name, value in parameters.items())
 
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

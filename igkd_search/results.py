@@ -216,6 +216,11 @@ def _compression(facts: Mapping[str, Any], student: Mapping[str, Any]) -> float 
     return teacher / student["parameters"] if teacher and student["parameters"] else None
 
 
+def keeps_constraints(trial: FrozenTrial) -> bool:
+    """Whether a trial is within the budgets of its study."""
+    return all(excess <= 0 for excess in trial.constraints.values())
+
+
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -246,5 +251,5 @@ def _row(trial: FrozenTrial) -> Row:
         cause=attributes.get("cause") if trial.state == TrialState.FAIL else None,
         reason=attributes.get("reason") if trial.state == TrialState.FAIL else None,
         attributes=dict(attributes),
-        feasible=all(excess <= 0 for excess in trial.constraints.values()),
+        feasible=keeps_constraints(trial),
     )

@@ -5,7 +5,6 @@ options, calls one function of the house and prints.
 from __future__ import annotations
 
 import logging
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +18,7 @@ from igkd_search.command_options import (
     StorageOption,
     StudyArgument,
     check_home,
+    is_interactive,
     open_existing,
     open_storage,
     show,
@@ -127,7 +127,7 @@ def repair(
         notices.print_findings(name, found)
         if not found:
             return
-        if not yes and not _is_interactive():
+        if not yes and not is_interactive():
             console.print_note(
                 f"nothing was changed; to mend it type: igkd repair {name} --yes", logging.WARNING
             )
@@ -157,7 +157,7 @@ def delete(
         name, base = registry.name_of(study), open_existing(storage, home)
         removal.check(base, name)
         notices.print_remains(removal.survey(base, name, home))
-        if not yes and not _is_interactive():
+        if not yes and not is_interactive():
             raise StorageError(
                 f"nothing was removed, since nobody can be asked here; type: igkd delete {name} "
                 "--yes"
@@ -169,8 +169,3 @@ def delete(
             f"removed study {name}; its materials stay: igkd materials --prune removes what no "
             "other study names"
         )
-
-
-def _is_interactive() -> bool:
-    """Whether somebody can be asked."""
-    return sys.stdin.isatty()

@@ -48,8 +48,12 @@ def read_text(path: Path) -> str:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dict; StudyError when it is missing, unreadable or not TOML."""
+    return _parsed(read_text(path), path)
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_text(path))
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{path}: not valid TOML: {error}") from error
 
@@ -65,8 +69,8 @@ def read_exported(path: Path) -> spec.Exported:
 
 
 def _read(model: type[AnyRun], path: Path) -> AnyRun:
-    plain = read_toml(path)
-    return with_paths(check(model, plain, str(path), read_text(path)), path)
+    text = read_text(path)
+    return with_paths(check(model, _parsed(text, path), str(path), text), path)
 
 
 def with_paths(run: AnyRun, path: Path) -> AnyRun:

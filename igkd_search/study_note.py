@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from igkd_search import database, spec, uncertainty
+from igkd_search import amounts, database, spec, uncertainty
 
 _ENGINES = {"onnxruntime": "ONNX Runtime", "pytorch": "PyTorch"}
 _NAMES = {
@@ -66,7 +66,7 @@ def _found(summary: Mapping[str, Any]) -> str:
 
 
 def _point(parameters: Mapping[str, Any]) -> str:
-    shown = (f"{name} = {_short(value)}" for name, value in parameters.items())
+    shown = (f"{name} = {amounts.value(value)}" for name, value in parameters.items())
     return ", ".join(code(each) for each in shown) or "nothing that varies"
 
 
@@ -167,7 +167,3 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def _row(cells: tuple[str, ...]) -> str:
     # a table ends a cell at a bar even within a code span
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

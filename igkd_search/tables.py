@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import console, uncertainty
+from igkd_search import amounts, console, uncertainty
 
 if TYPE_CHECKING:
     from igkd_search import findings, gallery, inventory, results
@@ -37,7 +37,8 @@ def _parameters(found: "Sequence[Mapping[str, Any]]") -> dict[str, list[str]]:
     """A column for each name, which may break behind its underscores: 80 columns are enough."""
     names = sorted({name for each in found for name in each})
     return {
-        name.replace("_", "_\n"): [_short(each.get(name, "")) for each in found] for name in names
+        name.replace("_", "_\n"): [amounts.value(each.get(name, "")) for each in found]
+        for name in names
     }
 
 
@@ -91,7 +92,7 @@ def print_summary(found: dict[str, Any]) -> None:
     )
     console.print_pairs(
         f"best configuration (trial {winner['number']})",
-        {name: _short(value) for name, value in winner["parameters"].items()},
+        {name: amounts.value(value) for name, value in winner["parameters"].items()},
     )
     if found.get("front"):
         _print_front(found["front"])
@@ -318,7 +319,3 @@ def _minutes(seconds: float | None) -> str:
 
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -3,15 +3,12 @@
 A token is all that stands between a network and a study, so one that could be guessed is refused.
 """
 
-import logging
 import os
 import secrets
-import stat
 from pathlib import Path
 
+from igkd_search import files
 from igkd_search.errors import StorageError
-
-log = logging.getLogger(__name__)
 
 VARIABLE = "IGKD_DASHBOARD_TOKEN"
 LENGTH = 32
@@ -63,17 +60,12 @@ def given(file: Path | None) -> str | None:
 
 def _read(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
-        mode = file.stat().st_mode
-    except (OSError, ValueError) as error:
-        # a ValueError is of what is no text
-        reason = getattr(error, "strerror", None) or "not a text file"
+        return files.read_private(file).strip()
+    except OSError as error:
         raise StorageError(
-            f"--token-file {file}: cannot be read ({reason}); {_HOW.replace('FILE', str(file))}"
+            f"--token-file {file}: cannot be read ({error.strerror}); "
+            f"{_HOW.replace('FILE', str(file))}"
         ) from error
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        log.warning("%s can be read by other users; type chmod 600 %s", file, file)
-    return text.strip()
 
 
 def _checked(token: str, where: str) -> str:

@@ -13,13 +13,11 @@ Place = tuple[str | int, ...]
 """Keys and positions down to a value, such as ("search", "start", 0, "temperature")."""
 
 
-def line_of(text: str, place: Place) -> int:
-    """The line, from 1, of what stands at a place of a valid file, or of what it would stand in."""
-    return nearest_line(lines_of(text), place)
-
-
 def nearest_line(lines: Mapping[Place, int], place: Place) -> int:
-    """The same with what `lines_of` has found."""
+    """The line, from 1, of what stands at a place, or of what it would stand in.
+
+    `lines` is what `lines_of` has found in a valid file.
+    """
     while place and place not in lines:
         place = place[:-1]
     return lines.get(place, 1)

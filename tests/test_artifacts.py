@@ -4,6 +4,7 @@ import io
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -38,6 +39,18 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Search]:
     base.close()
 
 
+def drawn(base: database.Database, study: str, number: int) -> dict[str, bytes]:
+    """The pictures of a trial that can be drawn, as the dashboard asks for them."""
+    store, found = artifacts.Store(base, Path("nowhere")), dict[str, bytes]()
+    kept = [name for name in base.file_digests(study) if name.startswith(f"trial-{number:05d}/")]
+    for kind in artifacts.KINDS:
+        for name in kept:
+            if f"/{kind}-" in name:
+                with suppress(ArtifactNotFound):
+                    found[f"{kind}.png"] = store.open_reader(name[-41:-5]).read()
+    return found
+
+
 def begun(base: database.Database, folder: Path) -> Search:
     search = Search(base, folder / "checkpoints", study_of(2)).begin(study_of(2))
     search.run(FakeTraining())
@@ -62,10 +75,10 @@ def test_optuna_lists_and_downloads_them(searched: Search, tmp_path: Path) -> No
 
 def test_a_reader_that_may_not_write_sees_them(searched: Search) -> None:
     reader = database.connect(searched.base.url, read_only=True)
-    found = artifacts.of_trial(reader, "s", 1)
+    found = drawn(reader, "s", 1)
     assert list(found) == ["learning_curves.png", "confusion_matrix.png"], "in order of KINDS"
     assert all(content.startswith(PNG) for content in found.values())
-    assert artifacts.of_trial(reader, "s", 99) == artifacts.of_trial(reader, "other", 1) == {}
+    assert drawn(reader, "s", 99) == drawn(reader, "other", 1) == {}
     drawn_from = artifacts.documents_of(reader, "s", 1)
     assert [f"{kind}.png" for kind in drawn_from] == list(found)
     assert "epoch" in artifacts.documents_of(reader, "s", 1, ["learning_curves"])["learning_curves"]
@@ -98,11 +111,11 @@ def test_what_people_add_lies_in_the_folder(searched: Search, tmp_path: Path) ->
 
 def test_no_picture_of_a_trial_can_be_removed_alone(searched: Search, tmp_path: Path) -> None:
     store = artifacts.Store(searched.base, tmp_path)
-    before = artifacts.of_trial(searched.base, "s", 0)
+    before = drawn(searched.base, "s", 0)
     for meta in get_all_artifact_meta(searched.trials[0], storage=searched.base.storage):
         with pytest.raises(StorageError, match="goes with it: igkd delete s"):
             store.remove(meta.artifact_id)
-    assert artifacts.of_trial(searched.base, "s", 0) == before != {}
+    assert drawn(searched.base, "s", 0) == before != {}
 
 
 @pytest.mark.parametrize("kind", DATABASES)
@@ -138,7 +151,7 @@ def test_a_picture_that_cannot_be_made_costs_no_trial(
     hired = worker.Worker(search.study, base, tmp_path, FakeTraining(), describe, show=show)
     hired.run(poll_seconds=0)
     search.check_budget(1)
-    assert list(artifacts.of_trial(base, "s", 0)) == ["learning_curves.png", "confusion_matrix.png"]
+    assert list(drawn(base, "s", 0)) == ["learning_curves.png", "confusion_matrix.png"]
     assert "no such colour" in caplog.text and "trial 0" in caplog.text
     base.close()
 
@@ -168,7 +181,7 @@ def test_what_another_release_kept_in_its_own_way_is_not_found(
     begun(base, tmp_path)
     (name,) = [each for each in base.file_digests("s") if each.startswith("trial-00000/learning")]
     base.replace_files("s", {name: b'{"steps": 3}'})
-    assert list(artifacts.of_trial(base, "s", 0)) == ["confusion_matrix.png"]
+    assert list(drawn(base, "s", 0)) == ["confusion_matrix.png"]
     base.replace_files("s", {name: b"no document"})
     assert list(artifacts.documents_of(base, "s", 0)) == ["confusion_matrix"]
     assert "learning_curves" in caplog.text and "cannot be drawn" in caplog.text
@@ -195,8 +208,8 @@ def test_a_copy_has_them_and_the_removal_of_a_study_takes_its_own(tmp_path: Path
     base = database.connect(prepared_url("sqlite", tmp_path))
     begun(base, tmp_path)
     copying.copy(base, base, "s", "copied")
-    before = artifacts.of_trial(base, "s", 0)
-    assert artifacts.of_trial(base, "copied", 0) == before
+    before = drawn(base, "s", 0)
+    assert drawn(base, "copied", 0) == before
     uploaded = tmp_path / "home" / "artifacts" / "ours"
     uploaded.parent.mkdir(parents=True)
     uploaded.write_bytes(b"of both")
@@ -205,8 +218,8 @@ def test_a_copy_has_them_and_the_removal_of_a_study_takes_its_own(tmp_path: Path
         base.storage.set_study_system_attr(number, f"{artifacts.PREFIX}ours", "{}")
     removal.remove(base, "s", tmp_path / "home")
     assert uploaded.exists(), "the copy names it"
-    assert artifacts.of_trial(base, "s", 0) == {}
-    assert artifacts.of_trial(base, "copied", 0) == before
+    assert drawn(base, "s", 0) == {}
+    assert drawn(base, "copied", 0) == before
     removal.remove(base, "copied", tmp_path / "home")
     assert not uploaded.exists()
     with base.engine.connect() as connection:

@@ -371,14 +371,15 @@ def test_who_reads_never_waits_for_who_writes(writing: tuple[Database, Gate]) ->
 # A database that is away.
 
 
+def away(*_: Any) -> None:
+    raise sa.exc.OperationalError("SELECT", {}, Exception("gone"), connection_invalidated=True)
+
+
 def test_while_the_database_is_away_it_says_so_and_goes_on(
     url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     base, gate = only_looking(url, tmp_path)
-
-    def away(*_: Any) -> None:
-        raise sa.exc.OperationalError("SELECT", {}, Exception("gone"), connection_invalidated=True)
 
     sa.event.listen(base.engine, "begin", away)
     for path in ("/api/studies", "/api/studies/1", "/csv/1", "/api/studies/1/plot/slice"):
@@ -401,9 +402,6 @@ def test_any_read_that_succeeds_ends_an_outage(
 ) -> None:
     caplog.set_level(logging.INFO)
     base, gate = only_looking(url, tmp_path)
-
-    def away(*_: Any) -> None:
-        raise sa.exc.OperationalError("SELECT", {}, Exception("gone"), connection_invalidated=True)
 
     for _ in range(2):
         sa.event.listen(base.engine, "begin", away)

@@ -73,7 +73,7 @@ def test_init_asks_nobody_who_is_not_there(igkd: Igkd, tmp_path: Path) -> None:
 def test_init_asks_again_until_it_understands(
     igkd: Igkd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_commands, "_is_interactive", lambda: True)
+    monkeypatch.setattr(file_commands, "is_interactive", lambda: True)
     found = igkd("init", "mine", input="digit\ndigits\n\n\n0\n7\n\n")
     assert found.exit_code == 0, found.output
     assert "did you mean 'digits'" in found.stderr and "must be a whole number" in found.stderr

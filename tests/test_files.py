@@ -44,3 +44,23 @@ def test_what_a_killed_replacement_left_is_removed_and_nothing_else(
     assert len(list((tmp_path / "inner").iterdir())) == 2
     files.remove_litter(tmp_path)
     assert [path.name for path in (tmp_path / "inner").iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o604, True)])
+def test_of_a_secret_that_others_can_read_is_warned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text("word\n")
+    path.chmod(mode)
+    assert files.read_private(path) == "word\n"
+    assert ("can be read by other users" in caplog.text) == warned
+
+
+def test_a_secret_that_is_no_text_or_not_there_says_why(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(OSError) as caught:
+        files.read_private(tmp_path / "binary")
+    assert caught.value.strerror == "not a text file"
+    with pytest.raises(FileNotFoundError):
+        files.read_private(tmp_path / "absent")

@@ -150,7 +150,7 @@ def test_delete_asks_first(igkd: Igkd, home: Home, monkeypatch: pytest.MonkeyPat
     unasked = igkd("delete", "s")
     assert "igkd delete s --yes" in error_of(unasked)
     assert "trials" in unasked.stdout, "what would go is shown all the same"
-    monkeypatch.setattr(study_commands, "_is_interactive", lambda: True)
+    monkeypatch.setattr(study_commands, "is_interactive", lambda: True)
     assert igkd("delete", "s", answer="n\n").exit_code == 1
     assert home.base.study_names() == ["s"]
     removed = igkd("delete", "s", answer="y\n")
@@ -161,7 +161,7 @@ def test_delete_asks_first(igkd: Igkd, home: Home, monkeypatch: pytest.MonkeyPat
 
 
 def test_repair_asks_on_a_terminal(igkd: Igkd, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_commands, "_is_interactive", lambda: True)
+    monkeypatch.setattr(study_commands, "is_interactive", lambda: True)
     optuna.load_study(study_name="s", storage=home.base.storage).enqueue_trial({})
     assert igkd("repair", "s", answer="n\n").exit_code == 1
     assert home.search.trials[4].state.name == "WAITING"

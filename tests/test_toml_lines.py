@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from igkd_search.toml_lines import Place, line_of, lines_of
+from igkd_search.toml_lines import Place, lines_of, nearest_line
 
 STUDIES = sorted((Path(__file__).resolve().parents[1] / "studies").glob("*.toml"))
 TEXT = '''# a comment
@@ -65,8 +65,8 @@ y = 1
     ],
 )
 def test_each_place_has_its_line(place: Place, line: int) -> None:
-    assert line_of(TEXT, place) == line
-    assert line_of(TEXT.replace("\n", "\r\n"), place) == line
+    assert nearest_line(lines_of(TEXT), place) == line
+    assert nearest_line(lines_of(TEXT.replace("\n", "\r\n")), place) == line
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -82,7 +82,7 @@ def test_every_value_of_the_shipped_studies_is_found_where_its_key_is_written(pa
             for position, inner in enumerate(plain):
                 walk(inner, (*place, position))
         else:
-            assert str(place[-1]) in lines[line_of(text, place) - 1]
+            assert str(place[-1]) in lines[nearest_line(lines_of(text), place) - 1]
 
     walk(tomllib.loads(text), ())
 
