@@ -197,11 +197,15 @@ def test_the_names_of_cifar100_must_be_whole(cache: Path) -> None:
     "raw",
     [
         b"",
-        gzip.compress(b""),
-        gzip.compress(bytes([0, 0, 8, 3, 0])),
-        gzip.compress(bytes([0, 0, 8, 3]) + np.array([30, 28, 28], ">u4").tobytes() + b"half"),
-        gzip.compress(bytes([0, 0, 13, 3]) + np.array([1, 1, 1], ">u4").tobytes() + b"1"),
-        gzip.compress(bytes([0, 0, 8, 3]) + np.array([30, 2, 2], ">u4").tobytes() + bytes(120)),
+        gzip.compress(b"", mtime=0),
+        gzip.compress(bytes([0, 0, 8, 3, 0]), mtime=0),
+        gzip.compress(
+            bytes([0, 0, 8, 3]) + np.array([30, 28, 28], ">u4").tobytes() + b"half", mtime=0
+        ),
+        gzip.compress(bytes([0, 0, 13, 3]) + np.array([1, 1, 1], ">u4").tobytes() + b"1", mtime=0),
+        gzip.compress(
+            bytes([0, 0, 8, 3]) + np.array([30, 2, 2], ">u4").tobytes() + bytes(120), mtime=0
+        ),
         gzip.compress(bytes(1000))[:-20],
         gzip.compress(bytes(1000))[:20] + b"\xff" * 20,
     ],
