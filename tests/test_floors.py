@@ -27,6 +27,7 @@ FLOORS = {
     "filesystems": 0,
     "findings": 1,
     "probe": 0,
+    "resizing": 0,
     "strategies": 0,
     "uncertainty": 0,
     "output_options": 1,

@@ -77,8 +77,10 @@ def test_at_the_end_it_says_what_was_found_and_what_to_type() -> None:
 @pytest.mark.parametrize(
     ("search", "sought"),
     [
-        ({"latency_budget_ms": 0.5}, "after the last epoch within 0.5 ms an image"),
+        ({"latency_budget_ms": 0.5}, "after the last epoch, within 0.5 ms an image"),
+        ({"min_speedup": 10}, "last epoch, at least 10 times as fast as the teacher"),
         (PARETO, "the best trade-offs of"),
+        ({**PARETO, "min_speedup": 3}, "latency, at least 3 times as fast as the teacher"),
     ],
 )
 def test_what_is_sought_is_said(search: dict[str, Any], sought: str) -> None:
