@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import amounts, console, uncertainty
+from igkd_search import ablation_text, amounts, console, uncertainty
 
 if TYPE_CHECKING:
     from igkd_search import findings, gallery, inventory, results
@@ -187,6 +187,31 @@ def print_final(result: dict[str, Any], output: Path) -> None:
     times = "once" if reads == 1 else f"{reads} times"
     pairs = {"student": str(output / "student.safetensors"), "result": str(output / "result.json")}
     console.print_pairs(f"test set: {result['test']['images']} images, read {times}", pairs)
+
+
+def print_ablation(found: Mapping[str, Any]) -> None:
+    """Print what `ablation.summarise` found: a line an arm, the contrasts, what they say."""
+    head = ["difference", "95% interval", "p", "p (Holm)"]
+    against = {one["arm"]: one for one in found["differences"]}
+    rows = [
+        [name, ablation_text.accuracy(arm), str(arm["n"]), *_difference(against.get(name))]
+        for name, arm in found["arms"].items()
+    ]
+    title = f"ablation: points above {found['reference']}, {found['test']['images']:,} test images"
+    console.print_table(title, ["arm", "accuracy, %", "n", *head], rows)
+    if found["contrasts"]:
+        rows = [[one["arm"], one["against"], *_difference(one)] for one in found["contrasts"]]
+        console.print_table("parts", ["arm", "against", *head], rows, left=2)
+    for key, title in ablation_text.TITLES.items():
+        if found["words"][key]:
+            console.print_list(title.lower(), found["words"][key])
+
+
+def _difference(one: Mapping[str, Any] | None) -> list[str]:
+    if one is None:
+        return [""] * 4
+    p_values = (ablation_text.p_value(one[key]) for key in ("p", "p_holm"))
+    return [ablation_text.points(one["difference"], True), ablation_text.interval(one), *p_values]
 
 
 def print_studies(found: Sequence[Mapping[str, Any]], place: str) -> None:
