@@ -94,6 +94,8 @@ FLOORS = {
     "owing": 3,
     "teacher": 3,
     "latency": 3,
+    "deployment": 3,
+    "example": 0,
     "logits_bank": 3,
     "overlay_bank": 3,
     "materials": 4,
