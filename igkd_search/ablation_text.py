@@ -186,9 +186,9 @@ def _seeds_needed(found: Mapping[str, Any]) -> Iterable[str]:
     less = " (less than one test image)" if needed["difference"] < found["test"]["image"] else ""
     yield (
         f"A difference of {gap} points{less} would need {_count(needed['n'])} seeds an arm to be "
-        f"shown by one comparison{holm} (5% level, {needed['power']:.0%} power), at the spread that "
-        f"was seen: sd {points(spread['sd'])} points within arms that are no control. That sd is known "
-        f"from {amounts.several(spread['df'], 'degree')} of freedom only (95% interval "
+        f"shown by one comparison{holm} (5% level, {needed['power']:.0%} power), at the spread "
+        f"that was seen: sd {points(spread['sd'])} points within arms that are no control. That "
+        f"sd is known from {amounts.several(spread['df'], 'degree')} of freedom only (95% interval "
         f"{points(spread['low'])} to {points(spread['high'])} points), so it may be anything from "
         f"{_count(needed['low'])} to {_count(needed['high'])} seeds."
     )
