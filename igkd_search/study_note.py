@@ -4,11 +4,11 @@ The dashboard shows it as the note of the study. It is made from the database wh
 it is never behind the search and costs the workers nothing.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from igkd_search import amounts, database, spec, uncertainty
+from igkd_search.code_spans import code
 
 _ENGINES = {"onnxruntime": "ONNX Runtime", "pytorch": "PyTorch"}
 _NAMES = {
@@ -37,15 +37,6 @@ def markdown(summary: Mapping[str, Any], record: database.StudyRow) -> str:
         _commands(record.name, summary),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def code(text: object) -> str:
-    """A code span that shows this text, whatever is in it."""
-    plain = " ".join(str(text).split()) or " "
-    longest = max((len(run) for run in re.findall("`+", plain)), default=0)
-    fence = "`" * (longest + 1)
-    padded = f" {plain} " if plain.startswith("`") or plain.endswith("`") else plain
-    return f"{fence}{padded}{fence}"
 
 
 def _found(summary: Mapping[str, Any]) -> str:

@@ -453,18 +453,16 @@ def test_faults_of_ranges_and_of_starts_come_in_one_message() -> None:
 def test_shipped_studies_are_right_and_named_as_their_files(path: Path) -> None:
     found = study_file.read_study(path)
     assert found.name == path.stem
-    assert set(found.search.space) == {
-        "temperature",
-        "kd_weight",
-        "overlay_probability",
-        "learning_rate",
-    }
-    assert [set(point) for point in found.search.start] == [set(found.search.space)]
+    distilled = {"temperature", "kd_weight", "overlay_probability", "learning_rate"}
+    assert set(found.search.space) - set(spec.SHAPE) == distilled
+    # which student is fast enough is for the machine to say
+    assert [set(point) for point in found.search.start] == [distilled]
 
 
-def test_there_are_three_shipped_studies() -> None:
+def test_there_are_four_shipped_studies() -> None:
     assert sorted(path.stem for path in STUDIES.glob("*.toml")) == [
         "cifar10",
+        "cifar10_edge",
         "cifar10_subset",
         "digits",
     ]

@@ -101,18 +101,3 @@ def test_every_table_has_one_width() -> None:
         for block in study_note.markdown(found, record()).split("\n\n"):
             rows = [line for line in block.splitlines() if line.startswith("|")]
             assert len({line.replace(r"\|", "").count("|") for line in rows}) <= 1
-
-
-@pytest.mark.parametrize(
-    ("text", "span"),
-    [
-        ("plain", "`plain`"),
-        ("a`b", "``a`b``"),
-        ("`a``b", "``` `a``b ```"),
-        ("a\n\n# b", "`a # b`"),
-        ("", "` `"),
-        ("<img src=x>", "`<img src=x>`"),
-    ],
-)
-def test_a_code_span_holds_whatever_it_is_given(text: str, span: str) -> None:
-    assert study_note.code(text) == span
