@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FILE_WIDTH = 160  # of tables in a pipe or a file, where no terminal says how wide it is
+
+_LIST_WIDTH = 80  # of sentences: longer lines are hard to read, and a log is pasted somewhere
 
 _ENDLESS = 10_000  # columns, more than any table has
 
@@ -180,6 +183,22 @@ def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     out.print(title, style="bold", markup=False, soft_wrap=True)
     for name, value in pairs.items():
         out.print(f"  {name:<{width}}  {value}", markup=False, soft_wrap=True)
+
+
+def print_list(title: str, sentences: Sequence[str]) -> None:
+    """Print sentences on standard output, each broken between words at 80 columns or fewer."""
+    out = terminal("stdout")
+    out.print(title, style="bold", markup=False, soft_wrap=True)
+    for sentence in sentences:
+        lines = textwrap.wrap(
+            sentence,
+            min(out.width, _LIST_WIDTH),
+            initial_indent="  - ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        out.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def print_view(view: RenderableType) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import amounts, console, uncertainty
+from igkd_search import ablation_text, amounts, console, uncertainty
 
 if TYPE_CHECKING:
     from igkd_search import findings, gallery, inventory, results, spec
@@ -239,6 +239,31 @@ def _delivered_rows(result: Mapping[str, Any]) -> list[list[str]]:
         ["shipped, the first seed", "", f"{shipped['accuracy']:.2%}", ""],
         ["shipped, int8", "", f"{small['accuracy']:.2%}", ""],
     ]
+
+
+def print_ablation(found: Mapping[str, Any]) -> None:
+    """Print what `ablation.summarise` found: a line an arm, the contrasts, what they say."""
+    head = ["difference", "95% interval", "p", "p (Holm)"]
+    against = {one["arm"]: one for one in found["differences"]}
+    rows = [
+        [name, ablation_text.accuracy(arm), str(arm["n"]), *_difference(against.get(name))]
+        for name, arm in found["arms"].items()
+    ]
+    title = f"ablation: points above {found['reference']}, {found['test']['images']:,} test images"
+    console.print_table(title, ["arm", "accuracy, %", "n", *head], rows)
+    if found["contrasts"]:
+        rows = [[one["arm"], one["against"], *_difference(one)] for one in found["contrasts"]]
+        console.print_table("parts", ["arm", "against", *head], rows, left=2)
+    for key, title in ablation_text.TITLES.items():
+        if found["words"][key]:
+            console.print_list(title.lower(), found["words"][key])
+
+
+def _difference(one: Mapping[str, Any] | None) -> list[str]:
+    if one is None:
+        return [""] * 4
+    p_values = (ablation_text.p_value(one[key]) for key in ("p", "p_holm"))
+    return [ablation_text.points(one["difference"], True), ablation_text.interval(one), *p_values]
 
 
 def print_studies(found: Sequence[Mapping[str, Any]], place: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from igkd_search import console, findings, inventory, results, tables
+from igkd_search import ablation, console, findings, inventory, results, tables
 
 COST = {
     "parameters": 400,
@@ -279,3 +279,22 @@ def test_a_summary_says_how_far_accuracies_can_be_trusted_and_where_to_look_next
     for typed in ("igkd report s -o report/", "igkd dashboard", "igkd export s -o best.toml"):
         assert typed in out
     assert out.isascii() and max(map(len, out.splitlines())) <= 80
+
+
+def test_an_ablation_fits_eighty_columns_in_plain_letters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_FILE_WIDTH", 80)
+    arms = {
+        "baseline": [0.910, 0.912, 0.914],
+        "kd+ig": [0.925, 0.929, 0.928],
+        "kd+ig:shuffled": [0.871, 0.925, 0.910],
+    }
+    tables.print_ablation(ablation.summarise(arms, images=10_000, tuned=None))
+    out = capsys.readouterr().out
+    assert out.isascii() and max(map(len, out.splitlines())) <= 80
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "arm accuracy, % n difference 95% interval p p (Holm)" in lines
+    assert "baseline 91.20 +- 0.20 3" in lines
+    assert "kd+ig 92.73 +- 0.21 3 +1.53 +1.07 to +2.00 <0.001 0.002" in lines
+    assert "- kd+ig is 1.53 points above baseline (95% interval 1.07 to 2.00, p = 0.002" in lines
