@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from igkd_search import (
     ablation,
+    arms,
     datasets,
     deployment,
     evaluation,
@@ -55,7 +56,7 @@ def settle(workshop: Workshop, earlier: Sequence[Mapping[str, Any]]) -> dict[str
         workshop.home,
     )
     answers = {key: each.answers() for key, each in students.items()}
-    told = {str(arm): _arm(workshop, arm, answers) for arm in plan.arms}
+    told = {str(each): _arm(workshop, each, answers) for each in plan.arms}
     every = [*answers.values(), teacher.answers(), exact.answers(), small.answers()]
     for kind, candidate in (("onnx", exact), ("int8", small)):
         deployed[kind]["accuracy"] = candidate.answers()["accuracy"]
@@ -231,7 +232,12 @@ def _ablation(
     if len(told) == 1:
         return None
     accuracies = {name: [each["accuracy"] for each in arm["seeds"]] for name, arm in told.items()}
-    return ablation.summarise(accuracies, images=images, tuned=workshop.plan.tune)
+    return ablation.summarise(
+        accuracies,
+        images=images,
+        tuned=workshop.plan.tune,
+        winner=str(arms.of(workshop.plan.exported)),
+    )
 
 
 def _tuning(workshop: Workshop) -> dict[str, Any] | None:

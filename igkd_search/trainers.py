@@ -20,6 +20,7 @@ from igkd_search.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 TRAIN_ONLY = "--train-only"
+_DEATHS = 2  # what a training does once it does again: a second time only for what killed it
 _CHECKPOINT = re.compile(r"epoch-(\d+)\.safetensors")
 
 
@@ -29,7 +30,7 @@ def train(command: Sequence[str], crew: Crew, logs: Path, runs: Path, epochs: in
     `logs` is the folder of their logs, `runs` that of the runs, which will have so many epochs.
     ProcessError when one dies again and again, or a signal had them leave.
     """
-    supervisor = Supervisor(jobs(command, crew, logs))
+    supervisor = Supervisor(jobs(command, crew, logs), max_deaths=_DEATHS)
     log.info("%d processes train; their logs are in %s", crew.workers, logs)
     with stages.stage("students", epochs, "epochs") as stage:
 
