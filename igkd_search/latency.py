@@ -8,6 +8,7 @@ architecture, so that every trial of it carries the same figure.
 
 import contextlib
 import gc
+import logging
 import os
 import platform
 import statistics
@@ -18,14 +19,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import onnxruntime
+import psutil
 import torch
 from torch import nn
 
 from igkd_search import onnx_export
 
+log = logging.getLogger(__name__)
+
 THREADS = 1
 WARM_UPS = 10
 BLOCK_NS = 5_000_000  # long against the clock's grain and a call's jitter, short against drift
+WATCHED_S = 0.5  # how long other processes are watched; some hundred times the clock of their times
+_QUIET = 0.1  # of the cores: more than that in use by others is warned of
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,48 @@ def machine() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "onnxruntime": onnxruntime.__version__,
         "threads": THREADS,
+    }
+
+
+def others(seconds: float = WATCHED_S) -> dict[str, float]:
+    """How many cores other processes use just now, by name, the most first; watches so long.
+
+    Those that the system lets nobody look at, or that end meanwhile, are left out.
+    """
+    before, start = _cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    after, passed = _cpu_seconds(), time.monotonic() - start
+    found: dict[str, float] = {}
+    for key in before.keys() & after.keys():
+        cores = (after[key] - before[key]) / passed
+        if cores > 0:
+            found[key[1]] = found.get(key[1], 0.0) + cores
+    return dict(sorted(found.items(), key=lambda each: -each[1]))
+
+
+def warn_if_busy(seconds: float = WATCHED_S) -> float:
+    """How many cores other processes use just now; warns where that spoils a timing."""
+    found = others(seconds)
+    used, cores = sum(found.values()), os.cpu_count() or 1
+    if used > _QUIET * cores:
+        log.warning(
+            "other processes use %.1f of %d cores just now (%s): times will be too long and "
+            "scattered; let the machine become quiet and measure again",
+            used,
+            cores,
+            ", ".join(list(found)[:3]),
+        )
+    return used
+
+
+def _cpu_seconds() -> dict[tuple[int, str], float]:
+    """CPU seconds of every process but this one, by its id and name."""
+    mine = os.getpid()
+    return {
+        (each.pid, each.info["name"] or "?"): each.info["cpu_times"].user
+        + each.info["cpu_times"].system
+        for each in psutil.process_iter(["name", "cpu_times"])
+        if each.pid != mine and each.info["cpu_times"] is not None
     }
 
 

@@ -9,8 +9,9 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnxruntime
 import torch
@@ -19,9 +20,17 @@ from torch import nn
 from igkd_search import vault
 from igkd_search.errors import MaterialError
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 20
+"""What torch's exporter writes unasked, and ONNX Runtime reads from 1.17 on (January 2024).
+
+Raise `materials._LATENCY_VERSION` with it: times are taken on these files.
+"""
 INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-4
-_EXPORTERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+_EXPORTERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "onnxruntime")
 
 
 def export(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> float:
@@ -33,14 +42,29 @@ def export(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> f
     """
     copied = resting_copy(model)
     try:
-        with _quiet():
+        # Two images: a batch of one would be taken for a constant.
+        data = convert(copied, torch.zeros(2, *image_shape), INPUT).SerializeToString()
+    except MaterialError as error:
+        raise MaterialError(f"{path}: {error}") from error
+    difference = parity(copied, opened(data), image_shape)
+    vault.write_whole(path, data)
+    return difference
+
+
+def convert(resting: nn.Module, example: torch.Tensor, name: str) -> "ModelProto":
+    """Return a resting model as ONNX, with dynamic batch; `example` are two inputs (2, C, H, W).
+
+    `name` is its input's, OUTPUT its output's. Raises MaterialError where the exporter refuses.
+    """
+    try:
+        with quiet():
             program = torch.onnx.export(
-                copied,
-                # Two images: a batch of one would be taken for a constant.
-                (torch.zeros(2, *image_shape),),
+                resting,
+                (example,),
                 dynamo=True,
                 verbose=False,
-                input_names=[INPUT],
+                opset_version=OPSET,
+                input_names=[name],
                 output_names=[OUTPUT],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             )
@@ -48,12 +72,10 @@ def export(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> f
         # Its own text is a page of advice to exporter authors; the cause's first line says why.
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
-        raise MaterialError(f"{path}: the model cannot be exported to ONNX ({reason})") from error
+        raise MaterialError(f"the model cannot be exported to ONNX ({reason})") from error
     assert program is not None
-    data = program.model_proto.SerializeToString()
-    difference = parity(copied, _session(data, threads=1), image_shape)
-    vault.write_whole(path, data)
-    return difference
+    found: ModelProto = program.model_proto
+    return found
 
 
 def parity(
@@ -64,18 +86,27 @@ def parity(
     `model` rests on the CPU. Raises MaterialError above 1e-4 or where a logit is not finite.
     """
     generator = torch.Generator().manual_seed(0)
+    batches = (torch.randn(batch, *image_shape, generator=generator) for batch in (1, 8))
+    return parity_on(model, exported, batches)
+
+
+def parity_on(
+    model: nn.Module, exported: onnxruntime.InferenceSession, batches: Iterable[torch.Tensor]
+) -> float:
+    """The same on these batches of the model's input, (N, C, H, W) each."""
+    (given,) = exported.get_inputs()
     worst = 0.0
-    for batch in (1, 8):
-        images = torch.randn(batch, *image_shape, generator=generator)
+    for images in batches:
         with torch.inference_mode():
             expected = model(images)
-        found = torch.from_numpy(exported.run([OUTPUT], {INPUT: images.numpy()})[0])
+        found = torch.from_numpy(exported.run([OUTPUT], {given.name: images.numpy()})[0])
         scale = max(1.0, float(expected.abs().max()))
         difference = float((found - expected).abs().max()) / scale
         if not difference <= TOLERANCE:
             raise MaterialError(
-                f"the ONNX model differs from PyTorch by {difference:.2g} on a batch of {batch}; "
-                f"at most {TOLERANCE:g} is allowed, so nothing measured on it would hold"
+                f"the ONNX model differs from PyTorch by {difference:.2g} on a batch of "
+                f"{len(images)}; at most {TOLERANCE:g} is allowed, so nothing measured on it would "
+                "hold"
             )
         worst = max(worst, difference)
     return worst
@@ -87,21 +118,15 @@ def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
     Raises MaterialError where the file is missing or broken.
     """
     try:
-        return _session(path.read_bytes(), threads)
+        return opened(path.read_bytes(), threads)
     except OSError as error:
         raise MaterialError(f"{path}: cannot be read ({error.strerror})") from error
     except MaterialError as error:
         raise MaterialError(f"{path}: {error}") from error
 
 
-def resting_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of `model` as it is deployed: on the CPU, in eval mode, contiguous."""
-    copied: nn.Module = copy.deepcopy(model).cpu().eval()
-    # Training may have left it channels_last: the figure must not depend on that.
-    return copied.to(memory_format=torch.contiguous_format)
-
-
-def _session(data: bytes, threads: int) -> onnxruntime.InferenceSession:
+def opened(data: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+    """The same of a file's content."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -115,17 +140,41 @@ def _session(data: bytes, threads: int) -> onnxruntime.InferenceSession:
         raise MaterialError(f"is no ONNX model that ONNX Runtime accepts ({error})") from error
 
 
+def resting_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of `model` as it is deployed: on the CPU, in eval mode, contiguous."""
+    copied: nn.Module = copy.deepcopy(model).cpu().eval()
+    # Training may have left it channels_last: the figure must not depend on that.
+    return copied.to(memory_format=torch.contiguous_format)
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what the exporter prints, warns and logs; its errors are raised all the same."""
+def quiet() -> Iterator[None]:
+    """Hold back what exporters print, warn and log; their errors are raised all the same."""
     loggers = [logging.getLogger(name) for name in _EXPORTERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with _quiet_root(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Hold back what is logged by no logger's name, as ONNX Runtime's quantiser does."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    root.addHandler(handler)  # without any, the first such line would set up a log on the terminal
+    root.addFilter(nothing)  # only of what is logged there, not of what comes from other loggers
+    try:
+        yield
+    finally:
+        root.removeFilter(nothing)
+        root.removeHandler(handler)

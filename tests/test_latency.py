@@ -2,10 +2,13 @@
 
 import gc
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -176,6 +179,55 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "teacher.onnx").write_bytes(b"half")
     with pytest.raises(MaterialError, match=r"teacher\.onnx"):
         latency.measure({"a": nn.Flatten()}, {"a": tmp_path / "teacher.onnx"}, SHAPE, 2)
+
+
+class Process:
+    """What psutil says of a process."""
+
+    def __init__(self, pid: int, name: str | None, seconds: float | None) -> None:
+        self.pid = pid
+        times = None if seconds is None else SimpleNamespace(user=seconds, system=0.0)
+        self.info = {"name": name, "cpu_times": times}
+
+
+def busy(monkeypatch: pytest.MonkeyPatch, *rows: tuple[int, str | None, float | None]) -> None:
+    """Pretend four cores and these processes: id, name, and CPU seconds in the two watched."""
+    looks = iter([0.0, 1.0])
+
+    def processes(attributes: list[str]) -> list[Process]:
+        share = next(looks)
+        return [
+            Process(pid, name, None if used is None else 7 + share * used)
+            for pid, name, used in rows
+        ]
+
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(psutil, "process_iter", processes)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+
+
+def test_other_processes_are_counted_in_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(1, "init", 0.0), (8, "python", 1.0), (9, "python", 2.0), (7, "chrome", 3.5)]
+    unseen = [(os.getpid(), "python", 99.0), (5, "root's", None)]
+    busy(monkeypatch, *rows, *unseen, (6, None, 0.5))
+    found = latency.others()
+    assert list(found.items()) == [("chrome", 1.75), ("python", 1.5), ("?", 0.25)]
+
+
+@pytest.mark.parametrize(("used", "warned"), [(0.7, False), (0.9, True)])
+def test_a_busy_machine_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, used: float, warned: bool
+) -> None:
+    busy(monkeypatch, (8, "render", used))
+    assert latency.warn_if_busy() == pytest.approx(used / 2)
+    assert ("other processes use 0.5 of 4 cores just now (render)" in caplog.text) == warned
+    assert bool(caplog.records) == warned
+
+
+def test_processes_of_this_machine_can_be_watched() -> None:
+    assert all(cores > 0 for cores in latency.others(0.01).values())
 
 
 def test_the_machine_is_described_in_json() -> None:
