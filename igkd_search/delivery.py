@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from igkd_search import ablation, deployment, faithfulness, files, held_out, model_card, runs, vault
+from igkd_search import (
+    ablation,
+    deployment,
+    faithfulness,
+    faithfulness_text,
+    files,
+    held_out,
+    runs,
+    vault,
+)
 from igkd_search.errors import StorageError
 
 CARD, PREDICTIONS = "model_card.md", "predictions.csv"
@@ -22,7 +31,6 @@ def write(result: Mapping[str, Any], shipped: Path, folder: Path) -> None:
         with StorageError.when_writing(folder / name):
             files.replace(folder / name, (shipped / name).read_bytes())
     vault.write_whole(folder / PREDICTIONS, _predictions(result, shipped, folder).encode())
-    vault.write_whole(folder / CARD, model_card.render(result).encode())
     deployment.write_example(folder)
     if result["ablation"] is not None:
         _write_ablation(result, folder)
@@ -32,7 +40,8 @@ def write(result: Mapping[str, Any], shipped: Path, folder: Path) -> None:
 
 def _write_ablation(result: Mapping[str, Any], folder: Path) -> None:
     found = result["ablation"]
-    vault.write_whole(folder / "ablation.md", ablation.markdown(found).encode())
+    written = f"{ablation.markdown(found)}\n{_faithfulness_by_arm(result)}"
+    vault.write_whole(folder / "ablation.md", written.encode())
     vault.write_whole(folder / "ablation.json", json.dumps(found, indent=2).encode())
     for suffix in ("png", "svg"):
         ablation.draw(found, folder / f"ablation.{suffix}")
@@ -71,3 +80,13 @@ def _others(result: Mapping[str, Any], folder: Path) -> dict[str, list[int]]:
         column: json.loads((folder / place / held_out.ANSWERS).read_bytes())["predictions"]
         for column, place in places.items()
     }
+
+
+def _faithfulness_by_arm(result: Mapping[str, Any]) -> str:
+    """How far each arm's students look where the teacher looks, as Markdown."""
+    rows = faithfulness_text.by_arm(result["arms"])
+    head = ["arm", *faithfulness_text.BY_ARM.values()]
+    lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    note = "Mean +- sd over seeds; docs/faithfulness.md says what each figure is."
+    return f"**Faithfulness**\n\n{note}\n\n{table}\n"

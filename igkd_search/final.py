@@ -8,6 +8,7 @@ method left out, or with controls in their place.
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +78,16 @@ def _finish(workshop: Workshop, before: "_Before | None") -> dict[str, Any]:
     earlier = [] if before is None else before.result["history"]
     result = final_result.settle(workshop, earlier)
     delivery.write(result, workshop.first.folder, workshop.folder)
+    _clear(workshop)
     return result
+
+
+def _clear(workshop: Workshop) -> None:
+    """Remove what killed runs of another configuration have left."""
+    ours = {run.folder for run in workshop.all_runs.values()}
+    for folder in (workshop.folder / "runs").glob("*/seed-*"):
+        if folder not in ours and not (folder / runs.RECORD).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

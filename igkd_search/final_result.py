@@ -24,6 +24,7 @@ from igkd_search import (
     runs,
     sources,
     spec,
+    stages,
     vault,
 )
 from igkd_search.arms import Arm
@@ -125,6 +126,8 @@ def _student(workshop: Workshop, run: runs.Run) -> held_out.Candidate:
                 mean=reader.mean,
                 sd=reader.sd,
                 baseline=options.baseline,
+                rule=options.rule,
+                reduction=options.reduction,
                 seed=0,
             )
         }
@@ -180,11 +183,17 @@ def _deployed(workshop: Workshop) -> dict[str, dict[str, Any]]:
     if not path.exists():
         study = workshop.plan.exported.provenance.study
         origin = {"study": study, "arm": str(workshop.plan.shipped)}
-        student = runs.load(run, workshop.bench_of(run))
-        data = shared.data
-        written = deployment.write(
-            student, data.mean, data.sd, data.images, data.class_names, run.folder, origin=origin
-        )
+        with stages.stage("files", note="exporting to ONNX and quantising"):
+            student, data = runs.load(run, workshop.bench_of(run)), shared.data
+            written = deployment.write(
+                student,
+                data.mean,
+                data.sd,
+                data.images,
+                data.class_names,
+                run.folder,
+                origin=origin,
+            )
         vault.write_whole(path, json.dumps(written).encode())
     found: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
     return found
@@ -212,8 +221,32 @@ def _arm(
         "trial": exported.trial.model_dump(mode="json"),
         "control": exported.overlays.control,
         "targets": exported.materials.targets,
-        "faithfulness": faithfulness.pooled([each["faithfulness"] for each in own]),
+        "faithfulness": _faithful([each["faithfulness"] for each in own]),
     }
+
+
+def _faithful(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What each seed's student has shown on average over images, with the spread over seeds."""
+    places = {
+        "rank_correlation": ("agreement", "own_image", "rank_correlation"),
+        "another_image": ("agreement", "another_image", "rank_correlation"),
+        "top_overlap": ("agreement", "own_image", "top_overlap"),
+        "deletion_gain": ("deletion", "student", "gain"),
+        "insertion_gain": ("insertion", "student", "gain"),
+    }
+    values = {name: [_at(each, *keys) for each in found] for name, keys in places.items()}
+    return {
+        name: None if None in own else spread([each for each in own if each is not None])
+        for name, own in values.items()
+    }
+
+
+def _at(found: Mapping[str, Any], *keys: str) -> float | None:
+    """The mean of a figure; None where its maps had no order."""
+    value: Any = found
+    for key in keys:
+        value = value and value[key]
+    return None if value is None else float(value["mean"])
 
 
 def _relative(workshop: Workshop, folder: Path) -> str:

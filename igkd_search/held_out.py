@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from igkd_search import augment, datasets, evaluation, sources, spec, vault
+from igkd_search import augment, datasets, evaluation, sources, spec, stages, vault
 from igkd_search.errors import StudyError
 
 log = logging.getLogger(__name__)
@@ -75,10 +75,13 @@ def read(
         )
     vault.write_whole(kept, json.dumps(found).encode())
     images, truth = _normalised(pixels, labels, reader)
-    for each in waiting:
-        reads = _count(each.folder)
-        answered = _answered(each, images, truth, pixels)
-        vault.write_whole(each.folder / ANSWERS, json.dumps({"reads": reads, **answered}).encode())
+    with stages.stage("test", len(waiting), "models") as stage:
+        for each in waiting:
+            reads = _count(each.folder)
+            answered = _answered(each, images, truth, pixels)
+            told = {"reads": reads, **answered}
+            vault.write_whole(each.folder / ANSWERS, json.dumps(told).encode())
+            stage.advance()
     return found
 
 

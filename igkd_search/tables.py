@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import ablation_text, amounts, console, uncertainty
+from igkd_search import ablation_text, amounts, console, faithfulness_text, uncertainty
 
 if TYPE_CHECKING:
     from igkd_search import findings, gallery, inventory, results, spec
@@ -211,6 +211,9 @@ def print_final(result: dict[str, Any], output: Path) -> None:
     console.print_table(title, ["", "teacher", "student", "ratio"], rows)
     if result.get("ablation"):
         print_ablation(result["ablation"])
+        head = ["arm", *(name.replace(" ", "\n", 1) for name in faithfulness_text.BY_ARM.values())]
+        rows = faithfulness_text.by_arm(result["arms"])
+        console.print_table("faithfulness to the teacher's maps", head, rows)
     reads = result["test"]["reads"]
     times = "once" if reads == 1 else f"up to {reads} times"
     files = {

@@ -133,5 +133,3 @@ def test_a_file_that_does_not_say_what_was_searched_is_refused(
     with pytest.raises(StudyError, match="--tune-arms: the file does not say"):
         tuning.settle([Arm()], tiny.exported(study), 2, tmp_path / "tuning", home)
     assert not (tmp_path / "tuning").exists()
-
-
