@@ -14,8 +14,8 @@ _ORDERS = {
     "random": ("random order", "#767676", ":"),
 }
 _PANELS = {
-    "deletion": ("Deletion: lower is better", "pixels replaced, first ones first"),
-    "insertion": ("Insertion: higher is better", "pixels shown, first ones first"),
+    "deletion": ("Deletion: lower is better", "pixels replaced, in the order of a map"),
+    "insertion": ("Insertion: higher is better", "pixels shown, in the order of a map"),
 }
 
 
@@ -40,5 +40,7 @@ def draw(found: Mapping[str, Any]) -> Figure:
         axes.legend(frameon=False, fontsize=8)
     panels[0].set_ylabel("the student's probability of the label", fontsize=9)
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
-    figure.suptitle(f"{found['images']:,} images, orders by what networks look at", fontsize=10)
+    figure.suptitle(
+        f"The student's answers as pixels go or come ({found['images']:,} images)", fontsize=10
+    )
     return figure

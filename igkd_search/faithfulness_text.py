@@ -22,9 +22,9 @@ def words(found: Mapping[str, Any]) -> list[str]:
 def _agreement_in_words(own: Mapping[str, Any], other: Mapping[str, Any] | None) -> str:
     correlation = own["rank_correlation"]
     beside = other and other["rank_correlation"]
-    against = f"; with the teacher's map of another image {beside['mean']:.2f}" if beside else ""
+    against = f"; with the teacher's map of another image it is {_mean(beside)}" if beside else ""
     return (
-        "Rank correlation of the student's map with the teacher's map of the same image "
+        "The rank correlation of the student's map with the teacher's map of the same image is "
         f"{_mean(correlation)}{against}."
     )
 
@@ -43,19 +43,16 @@ def _overlap_in_words(
 
 def _curve_in_words(name: str, curves: Mapping[str, Any]) -> str:
     own, theirs = curves["student"], curves["teacher"]
-    low = own["gain"]["low"]
-    better = (
-        "better than random order"
-        if low is not None and low > 0
-        else ("not shown to be better than random order")
-    )
+    low, gain = own["gain"]["low"], _mean(own["gain"], 3)
+    verdict = f"is not shown to be better than random order: the gain is {gain}"
+    if low is not None and low > 0:
+        verdict = f"is better than random order, by {gain}"
     wanted = "less" if name == "deletion" else "more"
     return (
         f"{name.capitalize()} ({wanted} is better): the area below the student's probability of "
         f"the label is {own['area']['mean']:.3f} in the order of its own map, "
         f"{theirs['area']['mean']:.3f} in the order of the teacher's, "
-        f"{curves['random']['area']['mean']:.3f} in random order. Its own map is {better} "
-        f"(by {_mean(own['gain'], 3)})."
+        f"{curves['random']['area']['mean']:.3f} in random order. Its own map {verdict}."
     )
 
 

@@ -12,7 +12,9 @@ def found(**changes: Any) -> dict[str, Any]:
 
 def test_agreement_stands_beside_that_with_another_image() -> None:
     correlation, overlap, *_ = found()["words"]
-    assert correlation.startswith("Rank correlation of the student's map with the teacher's map of")
+    assert correlation.startswith(
+        "The rank correlation of the student's map with the teacher's map of"
+    )
     assert "95% interval" in correlation and "n = 40" in correlation
     assert "of another image" in correlation and "of another image" in overlap
     assert overlap.startswith("Of the 10% of pixels") and "random order gives 11%" in overlap
