@@ -585,7 +585,6 @@ def test_a_search_never_opens_the_test_part(
     assert json.loads(well("run", path, "-f", "json"))["trials"]["complete"] == 2
     for command in ("status", "trials", "best"):
         well(command, "tiny")
-    well("overlays", path, "-o", "overlays.png")
     well("report", "tiny", "-o", "report")
     well("export", "tiny", "-o", "best.toml")
 
