@@ -22,6 +22,7 @@ from igkd_search import (
     dashboard_command,
     doctor_command,
     file_commands,
+    latency_command,
     output_options,
     report_command,
     stages,
@@ -322,6 +323,7 @@ study_commands.register(app)
 doctor_command.register(app)
 file_commands.register(app)
 report_command.register(app)
+latency_command.register(app)
 dashboard_command.register(app)
 
 
