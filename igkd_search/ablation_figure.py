@@ -32,11 +32,10 @@ def _colour(arm: str) -> str:
 
 
 def _draw_arm(axes: Axes, place: int, arm: Mapping[str, Any], colour: str) -> None:
-    """Seeds as rings above the line of the mean and its interval."""
-    seeds = [100 * value for value in arm["accuracies"]]
-    axes.plot(
-        seeds, [place - 0.17] * len(seeds), "o", ms=5, mfc="none", mec=colour, mew=1.1, alpha=0.9
-    )
+    """Seeds as rings above the line of the mean and its interval; equal ones on each other."""
+    seeds = sorted(100 * value for value in arm["accuracies"])
+    heights = [place - 0.17 - 0.1 * seeds[:index].count(x) for index, x in enumerate(seeds)]
+    axes.plot(seeds, heights, "o", ms=5, mfc="none", mec=colour, mew=1.1, alpha=0.9)
     if arm["low"] is not None:
         ends = [100 * arm[end] for end in ("low", "high")]
         axes.plot(ends, [place + 0.13] * 2, "-", color=colour, lw=2)
@@ -76,6 +75,8 @@ def _dress(left: Axes, right: Axes, found: Mapping[str, Any]) -> None:
     right.set_xlabel(f"points above {reference}", fontsize=9)
     left.set_title("rings: seeds; bars: 95% interval of the mean", fontsize=9, loc="left")
     right.set_title("95% interval, Holm's p; filled: shown", fontsize=9, loc="left")
+    low, high = left.get_xlim()
+    left.set_xlim(low, min(high, 100 + 0.02 * (high - low)))  # nothing is more than all right
     for axes in (left, right):
         axes.tick_params(axis="x", labelsize=8)
         axes.tick_params(axis="y", length=0)

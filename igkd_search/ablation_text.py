@@ -146,6 +146,12 @@ def _limits(found: Mapping[str, Any]) -> Iterable[str]:
             f"At n = {least} intervals and p hold only if accuracies are normally distributed over "
             "seeds, which so few cannot show."
         )
+    if any(arm["high"] is not None and arm["high"] > 1 for arm in found["arms"].values()):
+        yield (
+            "The interval of a mean reaches beyond 100%: so near to it accuracies are not normally "
+            "distributed, and intervals and p are rough. A harder test set would tell arms apart "
+            "better."
+        )
     test = found["test"]
     at = points(found["arms"][found["reference"]]["mean"])
     yield (
@@ -176,12 +182,13 @@ def _seeds_needed(found: Mapping[str, Any]) -> Iterable[str]:
         return
     spread, gap = needed["spread"], points(needed["difference"])
     family = len(found["differences"])
-    holm = f", {_count(needed['n_holm'])} if it has to stand among {family}" if family > 1 else ""
+    holm = f", {_count(needed['n_holm'])} to stand among {family}" if family > 1 else ""
+    less = " (less than one test image)" if needed["difference"] < found["test"]["image"] else ""
     yield (
-        f"A difference of {gap} points would need {_count(needed['n'])} seeds an arm to be shown "
-        f"by one comparison{holm} (5% level, {needed['power']:.0%} power), at the spread that was "
-        f"seen: sd {points(spread['sd'])} points within arms that are no control. That sd is known "
-        f"from {amounts.several(spread['df'], 'degree')} of freedom only (95% interval "
+        f"A difference of {gap} points{less} would need {_count(needed['n'])} seeds an arm to be "
+        f"shown by one comparison{holm} (5% level, {needed['power']:.0%} power), at the spread "
+        f"that was seen: sd {points(spread['sd'])} points within arms that are no control. That "
+        f"sd is known from {amounts.several(spread['df'], 'degree')} of freedom only (95% interval "
         f"{points(spread['low'])} to {points(spread['high'])} points), so it may be anything from "
         f"{_count(needed['low'])} to {_count(needed['high'])} seeds."
     )

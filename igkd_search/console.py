@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -191,14 +192,14 @@ def print_list(title: str, sentences: Sequence[str]) -> None:
     out.print(title, style="bold", markup=False, soft_wrap=True)
     for sentence in sentences:
         lines = textwrap.wrap(
-            sentence,
+            re.sub(r" ([=<]) ", "\u00a0\\1\u00a0", sentence),  # p = 0.004 stays on one line
             min(out.width, _LIST_WIDTH),
             initial_indent="  - ",
             subsequent_indent="    ",
             break_long_words=False,
             break_on_hyphens=False,
         )
-        out.print("\n".join(lines), markup=False, soft_wrap=True)
+        out.print("\n".join(lines).replace("\u00a0", " "), markup=False, soft_wrap=True)
 
 
 def print_view(view: RenderableType) -> None:

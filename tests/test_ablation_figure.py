@@ -14,7 +14,16 @@ def lines(panel: int, marker: str) -> list[Line2D]:
 
 def test_every_seed_is_a_ring() -> None:
     shown = [np.asarray(line.get_xdata()).tolist() for line in lines(0, "o")]
-    assert shown == [[100 * value for value in values] for values in FOUND.values()]
+    assert shown == [sorted(100 * value for value in values) for values in FOUND.values()]
+
+
+def test_equal_seeds_stand_on_each_other_and_no_axis_goes_beyond_all_right() -> None:
+    found = summary({"baseline": [0.98, 1.0, 1.0, 0.96]})
+    left = ablation_figure.draw(found).axes[0]
+    rings = next(line for line in left.get_lines() if line.get_marker() == "o")
+    places = zip(np.asarray(rings.get_xdata()), np.asarray(rings.get_ydata()), strict=True)
+    assert len(set(places)) == 4
+    assert left.get_xlim()[1] < 100.5
 
 
 def test_the_arms_stand_from_top_to_bottom_as_they_were_given() -> None:

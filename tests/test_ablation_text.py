@@ -93,8 +93,16 @@ def test_the_limits_are_named() -> None:
     said = " ".join(summary(images=360)["words"]["limits"])
     assert "same 360 test images, of which one is 0.28 points" in said
     assert "sd 0.19 points within arms that are no control" in said
-    assert "A difference of 0.20 points would need" in said and "if it has to stand among 6" in said
+    assert "A difference of 0.20 points (less than one test image) would need" in said
+    assert "to stand among 6 (5% level" in said
     assert "At n = 4" in said
+
+
+def test_an_interval_beyond_everything_right_is_pointed_out() -> None:
+    near = {"baseline": [0.981, 0.997, 0.992], "kd": [0.967, 0.978, 0.983]}
+    said = " ".join(summary(near)["words"]["limits"])
+    assert "beyond 100%" in said and "less than one test image" not in said
+    assert "beyond 100%" not in " ".join(summary()["words"]["limits"])
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,19 @@ def test_pairs_and_errors_show_brackets_and_long_values_whole(
     assert err == f"error: {long}: found [3], allowed are [1, 2]\n"
 
 
+def test_sentences_break_between_words_and_never_within_a_formula(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "kd:shuffled [not a style] is 4.05 points below baseline (95% interval 2.72, p ="
+    console.print_list("shown", [f"{words} 0.006, n = 4).", "short"])
+    assert capsys.readouterr().out.splitlines() == [
+        "shown",
+        "  - kd:shuffled [not a style] is 4.05 points below baseline (95% interval 2.72,",
+        "    p = 0.006, n = 4).",
+        "  - short",
+    ]
+
+
 def test_a_view_in_a_file_has_no_spaces_at_its_ends(capsys: pytest.CaptureFixture[str]) -> None:
     grid = Table.grid()
     grid.add_row("a", "b")
