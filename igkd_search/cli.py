@@ -22,6 +22,7 @@ from igkd_search import (
     dashboard_command,
     doctor_command,
     file_commands,
+    final_commands,
     output_options,
     report_command,
     stages,
@@ -47,7 +48,6 @@ from igkd_search.command_options import (
     WorkersOption,
     WorkersPerGpuOption,
     check_home,
-    located,
     open_if_there,
     open_storage,
     order_of,
@@ -239,58 +239,6 @@ def materials(
         tables.print_materials(found, removed)
 
 
-@app.command()
-def export(
-    study: StudyArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The TOML file to write.")],
-    trial: Annotated[
-        int | None, typer.Option("--trial", help="This trial, not the winner.")
-    ] = None,
-    storage: StorageOption = None,
-    home: HomeOption = HOME,
-) -> None:
-    """Write the winner as a complete file, and its teacher beside it."""
-    with reporting(study):
-        from igkd_search import export as exporter
-        from igkd_search import registry
-
-        base = open_storage(storage, home, read_only=True)
-        written = exporter.export(base, registry.name_of(study), output, home, trial)
-        console.print_pairs(
-            f"wrote {output}",
-            {
-                "teacher": str(output.with_name(str(written.teacher.checkpoint))),
-                "trial": str(written.provenance.trial),
-                "validation": f"{written.provenance.validation_accuracy:.1%}",
-                "train it": f"igkd train {output} -o final/",
-            },
-        )
-
-
-@app.command()
-def train(
-    file: Annotated[Path, typer.Argument(metavar="BEST.TOML", help="What `igkd export` wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many students.")] = 1,
-    home: HomeOption = HOME,
-    data: DataOption = None,
-    device: DeviceOption = None,
-    format: FormatOption = Format.table,
-) -> None:
-    """Train the final student; read the test set once."""
-    with reporting(f"train {file}"):
-        from igkd_search import study_file
-
-        students = ["student"] if seeds == 1 else [f"student {i + 1}/{seeds}" for i in range(seeds)]
-        with stages.display(["start", *STAGES[1:-1], *students]):
-            with stages.stage("start", note="loading"):
-                check_home(home)
-                exported = located(study_file.read_exported(file), data)
-                from igkd_search import final
-            result = final.train(exported, output, home, seeds, device)
-        show(result, format, lambda found: tables.print_final(found, output))
-
-
 def _search(
     question: spec.Study, trials: int | None, storage: str | None, home: Path, device: str | None
 ) -> tuple[database.Database, str]:
@@ -321,6 +269,7 @@ status_command.register(app)
 study_commands.register(app)
 doctor_command.register(app)
 file_commands.register(app)
+final_commands.register(app)
 report_command.register(app)
 dashboard_command.register(app)
 

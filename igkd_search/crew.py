@@ -43,6 +43,15 @@ class Crew:
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What SLURM is told besides."""
 
+    def environments(self) -> list[dict[str, str]]:
+        """What the environment of each worker on this machine must say: which GPU it computes on.
+
+        One whose GPU is not there must not train on the CPU instead.
+        """
+        device = {"IGKD_DEVICE": "cuda"} if self.per_gpu else {}
+        seen = [gpus.environment_of(name) for name in self.names for _ in range(self.per_gpu)]
+        return [{**(seen[number] if seen else {}), **device} for number in range(self.workers)]
+
 
 @dataclass(frozen=True)
 class Order:

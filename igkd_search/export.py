@@ -1,9 +1,13 @@
-"""The winning trial -> a complete TOML file with provenance, and its teacher beside it.
+"""The winning trial -> a complete file with provenance, TOML or JSON, and its teacher beside it.
 
-The file needs no database: data, teacher, overlays, every field of the configuration, and where it
-comes from. `igkd train` reads it, and checks an edited one like a study file.
+The file needs no database: data, teacher, overlays, every field of the configuration, what it has
+shown, what was searched, and where it comes from. `igkd train` reads it, and checks an edited one
+like a study file.
 """
 
+import json
+import statistics
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +15,17 @@ from typing import Any
 
 import tomlkit
 
-from igkd_search import __version__, database, registry, results, space, spec, study_file, vault
+from igkd_search import (
+    __version__,
+    database,
+    registry,
+    results,
+    space,
+    spec,
+    study_file,
+    uncertainty,
+    vault,
+)
 from igkd_search.errors import MaterialError, StudyError
 
 _PACKAGES = ("torch", "torchvision", "captum", "optuna", "onnxruntime", "numpy")
@@ -22,18 +36,26 @@ _COMMENTS = {
     "materials": "how soft targets were obtained",
     "trial": "the configuration, complete",
     "provenance": "where it comes from; validation_accuracy flatters the best of many trials",
+    "validation": "what it has shown on the validation rows, which it was chosen by",
+    "search": "what was searched; igkd train --tune-arms searches it again for each arm",
 }
 
 
 def export(
-    base: database.Database, name: str, output: Path, home: Path, trial: int | None = None
+    base: database.Database,
+    name: str,
+    output: Path,
+    home: Path,
+    trial: int | None = None,
+    reruns: Sequence[spec.Rerun] = (),
 ) -> spec.Exported:
     """Write the winner or one trial to `output`, and `<stem>.teacher.safetensors` beside it.
 
-    StudyError when there is no such trial or none has completed; MaterialError when the teacher's
-    file under `home` is another one, or is gone and the database has not kept it.
+    Of `reruns` the first is the winner. The file is JSON where it is named so. StudyError when
+    there is no such trial or none has completed; MaterialError when the teacher's file under `home`
+    is another one, or is gone and the database has not kept it.
     """
-    row = _chosen(base, name, trial)
+    row = _chosen(base, name, reruns[0].trial if reruns else trial)
     record = base.read_study(name)
     assert record is not None
     study = study_file.check(spec.Study, record.question, f"study '{name}' in the storage")
@@ -58,15 +80,25 @@ def export(
         overlays=study.overlays,
         materials=study.materials.model_copy(update=_targets(record.facts)),
         trial=chosen,
-        provenance=_provenance(name, row, record.facts),
+        provenance=_provenance(name, row, record.facts, study),
+        validation=_validation(base, name, row, record.facts, reruns),
+        search=study.search,
     )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"{output.parent}: cannot be made: {error}") from error
     vault.write_whole(teacher_file, weights)
-    vault.write_whole(output, _document(exported, row.number, set(searched)).encode())
+    vault.write_whole(output, written(exported, output, set(searched)).encode())
     return exported
+
+
+def written(exported: spec.Exported, output: Path, searched: set[str]) -> str:
+    """What a file of this name says: TOML with comments, or JSON."""
+    if output.suffix == ".json":
+        plain = exported.model_dump(mode="json", exclude_none=True)
+        return json.dumps(plain, indent=2) + "\n"
+    return _document(exported, searched)
 
 
 def _targets(facts: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +141,32 @@ def _teacher_bytes(base: database.Database, facts: dict[str, Any], home: Path, n
     )
 
 
-def _provenance(name: str, row: results.Row, facts: dict[str, Any]) -> spec.Provenance:
+def _validation(
+    base: database.Database,
+    name: str,
+    row: results.Row,
+    facts: dict[str, Any],
+    reruns: Sequence[spec.Rerun],
+) -> spec.Validation:
+    assert row.accuracy is not None
+    images = facts["rows"]["validation"]
+    low, high = uncertainty.of_accuracy(row.accuracy, images)
+    found = results.rows(results.open_study(base, name))
+    return spec.Validation(
+        images=images,
+        accuracy=row.accuracy,
+        low=low,
+        high=high,
+        complete=len(results.answers(found)),
+        loss=row.attributes.get("validation_loss"),
+        calibration_error=row.attributes.get("calibration_error"),
+        reruns=list(reruns),
+    )
+
+
+def _provenance(
+    name: str, row: results.Row, facts: dict[str, Any], study: spec.Study
+) -> spec.Provenance:
     assert row.slot is not None and row.seed is not None and row.accuracy is not None
     table = facts["latency"]
     return spec.Provenance(
@@ -128,20 +185,23 @@ def _provenance(name: str, row: results.Row, facts: dict[str, Any]) -> spec.Prov
             }
             for engine in ("onnxruntime", "pytorch")
         },
+        teacher_trained=study.teacher.checkpoint is None,
     )
 
 
-def _document(exported: spec.Exported, number: int, searched: set[str]) -> str:
+def _document(exported: spec.Exported, searched: set[str]) -> str:
     document = tomlkit.document()
+    number = exported.provenance.trial
     document.add(tomlkit.comment(f"The configuration of trial {number}, ready to be trained:"))
     document.add(tomlkit.comment("igkd train THIS_FILE -o final/"))
+    for line in _told(exported):
+        document.add(tomlkit.comment(line))
     document.add("schema_version", tomlkit.item(exported.schema_version))
-    for name, section in exported.model_dump(mode="json", exclude={"schema_version"}).items():
+    plain = exported.model_dump(mode="json", exclude={"schema_version"}, exclude_none=True)
+    for name, section in plain.items():
         table = tomlkit.table()
         table.comment(_COMMENTS[name])
         for key, value in section.items():
-            if value is None:
-                continue  # TOML has no null: absent means the default
             item = tomlkit.item(value)
             if name == "trial" and key in searched:
                 item.comment("searched")
@@ -149,3 +209,17 @@ def _document(exported: spec.Exported, number: int, searched: set[str]) -> str:
         document.add(tomlkit.nl())
         document.add(name, table)
     return tomlkit.dumps(document)
+
+
+def _told(exported: spec.Exported) -> list[str]:
+    """What was tried again, a line each."""
+    found = exported.validation.reruns if exported.validation else []
+    lines = []
+    for each in found:
+        mean, n = statistics.fmean(each.accuracies), len(each.accuracies)
+        sd = f" +- {100 * statistics.stdev(each.accuracies):.2f}" if n > 1 else ""
+        lines.append(
+            f"trial {each.trial}: {100 * each.searched:.2f} % in the search, "
+            f"{100 * mean:.2f}{sd} % by {n} fresh {'seed' if n == 1 else 'seeds'}"
+        )
+    return lines

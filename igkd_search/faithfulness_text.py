@@ -63,3 +63,27 @@ def _mean(found: Mapping[str, Any], digits: int = 2) -> str:
         return f"{shown}, n = {found['n']}"
     ends = f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
     return f"{shown} (95% interval {ends}, n = {found['n']})"
+
+
+BY_ARM = {
+    "rank_correlation": "rank correlation",
+    "another_image": "with another image's",
+    "top_overlap": "top overlap",
+    "insertion_gain": "insertion gain",
+    "deletion_gain": "deletion gain",
+}
+"""What is said of each arm, over its seeds: key -> the head of its column."""
+
+
+def by_arm(arms: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each arm of a result: its name, then mean and sd over seeds of every figure."""
+    return [
+        [name, *(_over_seeds(arm["faithfulness"][figure]) for figure in BY_ARM)]
+        for name, arm in arms.items()
+    ]
+
+
+def _over_seeds(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['mean']:.2f}" + (f" +- {found['sd']:.2f}" if found["sd"] is not None else "")

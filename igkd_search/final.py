@@ -1,155 +1,157 @@
 """Final training from an exported file: train and validation rows, the test set read once a model.
 
-Resumable: a finished folder is not trained again, and its test set is not read again. The shipped
-student is that of the first seed, fixed before training, for any later choice would be a selection
-on the test set.
+Resumable: what is trained is not trained again, what has read the test set does not read it again.
+The shipped student is that of the first seed, fixed before training, for any later choice would be
+a selection on the test set. With arms the same recipe and seeds are trained with parts of the
+method left out, or with controls in their place.
 """
 
 import json
 import logging
 import shutil
-import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors.torch import save
-from torch import Tensor, nn
+from filelock import FileLock
 
 from igkd_search import (
-    augment,
-    checkpoints,
+    arms,
     compiling,
     datasets,
+    delivery,
     devices,
-    evaluation,
-    latency,
-    materials,
+    final_result,
+    runs,
     spec,
-    stages,
     study_file,
-    training,
     users,
-    vault,
 )
+from igkd_search.arms import Arm
 from igkd_search.errors import StorageError, StudyError
+from igkd_search.workshop import Plan, Workshop
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Bench:
-    """What all seeds of a final training share."""
-
-    exported: spec.Exported
-    shared: materials.Materials
-    stock: training.Stock
-    rows: Tensor
-    """Every row of the training part: fit and validation."""
-    folder: Path
-
-
 def train(
-    exported: spec.Exported, folder: Path, home: Path, seeds: int = 1, device: str | None = None
-) -> dict[str, Any]:
-    """Train `seeds` students, evaluate each once on the test set, write everything to `folder`.
-
-    Writes student.safetensors (first seed) and result.json; returns the latter. StudyError when the
-    folder holds the result of another configuration, or `device` (devices.choose) or IGKD_COMPILE
-    is none.
-    """
-    chosen = devices.choose(device)
-    compiling.asked()
-    asked = _asked(exported, seeds)
-    # no study of this storage may name what is read here
-    with users.using(home / "vault"):
-        return _finished(folder, asked, exported.data, home) or _train(
-            exported, folder, home, seeds, asked, chosen
-        )
-
-
-def _train(
     exported: spec.Exported,
     folder: Path,
     home: Path,
-    seeds: int,
-    asked: str,
-    device: torch.device,
+    seeds: int = 1,
+    device: str | None = None,
+    wanted: Sequence[Arm] = (),
+    tune: int | None = None,
+    *,
+    alone: bool = True,
 ) -> dict[str, Any]:
-    bench = _bench(exported, folder, home, seeds, device)
-    _make(folder)
-    students = [_train_seed(bench, index, seeds) for index in range(seeds)]
-    # only now, with every model finished, is the test set opened, and the reading counted
-    data = bench.shared.data
-    test = datasets.load_test(exported.data, home, data.classes)
-    reads = _count_read(folder)
-    duplicates = _count_duplicates(data, test)
-    images, labels = _normalised(test, bench.stock.reader)
-    accuracies = [evaluation.evaluate(student, images, labels).accuracy for student in students]
-    result: dict[str, Any] = {
-        "asked": asked,
-        "configuration": exported.model_dump(mode="json"),
-        "fingerprints": dict(bench.shared.fingerprints),
-        "test": {"images": len(labels), "reads": reads, "duplicates": duplicates},
-        "teacher": {
-            "accuracy": evaluation.evaluate(bench.shared.teacher.network, images, labels).accuracy,
-            **bench.shared.latency["teacher"].as_dict(),
-        },
-        "student": {
-            "accuracy": _spread(accuracies),
-            "seeds": [
-                {"seed": final_seed(exported, index), "accuracy": accuracy}
-                for index, accuracy in enumerate(accuracies)
-            ],
-            **_student_figures(bench),
-        },
-        "machine": latency.machine(),
-    }
-    weights = {key: value.contiguous().cpu() for key, value in students[0].state_dict().items()}
-    vault.write_whole(folder / "student.safetensors", save(weights))
-    vault.write_whole(folder / "result.json", json.dumps(result, indent=2).encode())
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    """Train `seeds` students of each arm, evaluate each once on the test set, write `folder`.
+
+    Without arms the configuration is trained as it is. What the folder holds already stays and
+    counts: arms and seeds are added to it. Returns result.json (docs/final.md); an empty dict where
+    this is not `alone` and has trained its share, for another process evaluates then. StudyError
+    when the folder holds another configuration, an arm means nothing, or `device` (devices.choose)
+    or IGKD_COMPILE is none.
+    """
+    chosen = devices.choose(device)
+    compiling.asked()
+    plan = Plan(exported, tuple(wanted) or (arms.of(exported),), seeds, tune)
+    arms.check(plan.arms, exported, exported.search.space if exported.search and tune else ())
+    # no study of this storage may name what is read here
+    with users.using(home / "vault"):
+        before = _before(plan, folder, home)
+        plan = plan if before is None else before.joined(plan, folder)
+        if before is not None and before.covers(plan):
+            log.info("%s: finished already; the test set is not read again", folder)
+            return before.result
+        _make(folder)
+        workshop = Workshop(plan, folder, home, chosen)
+        runs.train_all(list(workshop.all_runs.values()), workshop.bench_of, alone=alone)
+        if not alone:
+            return {}
+        with FileLock(folder / "lock"):  # who else has trained here comes to the same end
+            return _finish(workshop, before)
+
+
+def _finish(workshop: Workshop, before: "_Before | None") -> dict[str, Any]:
+    earlier = [] if before is None else before.result["history"]
+    result = final_result.settle(workshop, earlier)
+    delivery.write(result, workshop.first.folder, workshop.folder)
+    _clear(workshop)
     return result
 
 
-def _asked(exported: spec.Exported, seeds: int) -> str:
-    return spec.fingerprint([exported.question(), exported.provenance.seed, seeds])
+def _clear(workshop: Workshop) -> None:
+    """Remove what killed runs of another configuration have left."""
+    ours = {run.folder for run in workshop.all_runs.values()}
+    for folder in (workshop.folder / "runs").glob("*/seed-*"):
+        if folder not in ours and not (folder / runs.RECORD).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _asked_before(result: Mapping[str, Any], path: Path) -> str:
-    """What a result answers, if it were asked now: fields that came later have their defaults."""
-    configuration = study_file.check(spec.Exported, result["configuration"], str(path))
-    return _asked(configuration, len(result["student"]["seeds"]))
+@dataclass(frozen=True)
+class _Before:
+    """The result that a folder holds, and what it has trained."""
+
+    result: dict[str, Any]
+    arms: tuple[Arm, ...]
+    seeds: int
+    tune: int | None
+
+    def covers(self, plan: Plan) -> bool:
+        """Whether nothing of a plan is left to do."""
+        return set(plan.arms) <= set(self.arms) and plan.seeds <= self.seeds
+
+    def joined(self, plan: Plan, folder: Path) -> Plan:
+        """The plan with what is there already; StudyError where both are no one experiment."""
+        if self.covers(plan) and plan.tune in (None, self.tune):
+            return plan
+        if "schema_version" not in self.result:
+            raise StudyError(
+                f"{folder / 'result.json'}: the result of an older igkd-search, to which nothing "
+                "can be added; give an empty folder with -o"
+            )
+        if plan.tune != self.tune:
+            there = "no --tune-arms" if self.tune is None else f"--tune-arms {self.tune}"
+            raise StudyError(
+                f"{folder / 'result.json'}: its arms were trained with {there}; type the same, or "
+                "give an empty folder with -o"
+            )
+        both = (*self.arms, *(arm for arm in plan.arms if arm not in self.arms))
+        return replace(plan, arms=both, seeds=max(plan.seeds, self.seeds))
 
 
-def final_seed(exported: spec.Exported, index: int) -> int:
-    """The seed of the index-th final student, independent of the trial's."""
-    return spec.trial_seed(exported.provenance.seed, index, "final")
-
-
-def _finished(folder: Path, asked: str, data: spec.Data, home: Path) -> dict[str, Any] | None:
+def _before(plan: Plan, folder: Path, home: Path) -> _Before | None:
+    """What the folder holds of this configuration; StudyError when that is something else."""
     path = folder / "result.json"
     if not path.exists():
         return None
     try:
         result: dict[str, Any] = json.loads(path.read_bytes())
-        trained, known = _asked_before(result, path), result["fingerprints"]["data"]
+        # fields that came later have their defaults
+        known = study_file.check(spec.Exported, result["configuration"], str(path))
+        held = _held(result, known)
+        data = result["fingerprints"]["data"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{path}: not a result of 'igkd train' ({error!r}); give an empty folder with -o"
         ) from error
-    same_data = known == datasets.load(data, home).fingerprint
-    if trained != asked or not same_data:
-        what = "configuration or number of seeds" if same_data else "data set"
+    same_data = data == datasets.load(plan.exported.data, home).fingerprint
+    if replace(plan, exported=known).asked != plan.asked or not same_data:
+        what = "configuration" if same_data else "data set"
         raise StudyError(
             f"{path}: the result of another {what}; give an empty folder with -o, or remove this "
             "one"
         )
-    log.info("%s: finished already; the test set is not read again", folder)
-    return result
+    return held
+
+
+def _held(result: Mapping[str, Any], known: spec.Exported) -> _Before:
+    names = ",".join(result["arms"]) if "arms" in result else str(arms.of(known))
+    seeds, tuning = len(result["student"]["seeds"]), result.get("tuning")
+    tune = None if tuning is None else int(tuning["trials"])
+    return _Before(dict(result), tuple(arms.read(names)), seeds, tune)
 
 
 def _make(folder: Path) -> None:
@@ -159,85 +161,3 @@ def _make(folder: Path) -> None:
         raise StorageError(
             f"{folder}: cannot be made ({error.strerror}); choose another folder with -o"
         ) from error
-
-
-def _count_read(folder: Path) -> int:
-    """One more reading of the test set; 1 unless a run was killed between reading and writing."""
-    path = folder / "test_reads.json"
-    reads = 1 + (int(json.loads(path.read_bytes())) if path.exists() else 0)
-    vault.write_whole(path, json.dumps(reads).encode())
-    return reads
-
-
-def _count_duplicates(data: datasets.Dataset, test: datasets.Part) -> int:
-    duplicates = datasets.count_duplicates(data.images, test[0])
-    if duplicates:
-        log.warning(
-            "%d of %d test images are in the training part too: the test accuracy may be too high",
-            duplicates,
-            len(test[0]),
-        )
-    return duplicates
-
-
-def _bench(
-    exported: spec.Exported, folder: Path, home: Path, seeds: int, device: torch.device
-) -> _Bench:
-    shared = materials.prepare(exported, home, device)
-    _warn_of_other_data(exported.provenance.fingerprints, shared.fingerprints)
-    planned = seeds * exported.planned_epochs()
-    stock = training.Stock.of(shared, exported, device, planned_epochs=planned)
-    rows = torch.arange(len(shared.data.labels), device=device)
-    return _Bench(exported, shared, stock, rows, folder)
-
-
-def _warn_of_other_data(stated: Mapping[str, str], found: Mapping[str, str]) -> None:
-    for name, digest in stated.items():
-        if name in found and found[name] != digest:
-            log.warning(
-                "the %s are not those of the search (sha256 %s, now %s)",
-                name,
-                digest[:12],
-                found[name][:12],
-            )
-
-
-def _train_seed(bench: _Bench, index: int, seeds: int) -> nn.Module:
-    config, seed = bench.exported.trial, final_seed(bench.exported, index)
-    # named by what is trained: the killed run of another configuration must not be continued
-    trained = spec.fingerprint([bench.exported.question(), dict(bench.shared.fingerprints), seed])
-    save_to = bench.folder / "checkpoints" / trained[:16]
-    student = training.build(config, bench.stock, seed)
-    epochs = training.train(
-        config,
-        bench.stock,
-        seed,
-        student=student,
-        rows=bench.rows,
-        save_to=save_to,
-        resume_from=checkpoints.newest(save_to),
-    )
-    name = "student" if seeds == 1 else f"student {index + 1}/{seeds}"
-    with stages.stage(name, config.epochs, "epochs") as stage:
-        for record in epochs:
-            stage.advance(note=f"loss {record.loss:.3f}")
-    return student.eval()
-
-
-def _normalised(test: datasets.Part, reader: augment.Reader) -> tuple[Tensor, Tensor]:
-    device = reader.mean.device
-    pixels = torch.tensor(np.asarray(test[0])).to(device)
-    unit = pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
-    return augment.normalise(unit, reader.mean, reader.sd), torch.tensor(test[1]).to(device)
-
-
-def _student_figures(bench: _Bench) -> dict[str, Any]:
-    name = spec.Architecture.of(bench.exported.trial, bench.stock.architecture).name
-    figures, teacher = bench.shared.latency[name], bench.shared.latency["teacher"]
-    compression = teacher.parameters / figures.parameters
-    return {"architecture": name, "compression": compression, **figures.as_dict()}
-
-
-def _spread(values: list[float]) -> dict[str, float | int | None]:
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "sd": sd, "n": len(values)}

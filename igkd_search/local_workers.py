@@ -5,10 +5,8 @@ Each is `igkd worker` with a log of its own. This process trains nothing and doe
 
 import logging
 import sys
-from collections.abc import Mapping
-from itertools import chain, repeat
 
-from igkd_search import gpus, output_options, spectator, stages
+from igkd_search import output_options, spectator, stages
 from igkd_search.crew import Crew, Order
 from igkd_search.errors import ProcessError
 from igkd_search.processes import Job, in_front
@@ -47,7 +45,6 @@ def search(order: Order, crew: Crew) -> str:
 
 def jobs(order: Order, crew: Crew, stops: int, first: int = 0) -> list[Job]:
     """One `igkd worker` each, numbered from `first`, on the crew's GPUs one after the other."""
-    each = chain.from_iterable(repeat(name, crew.per_gpu) for name in crew.names)
     # by its name, since the file may be edited while workers are started again
     command = (*IGKD, "worker", order.name, *_options(order))
     shared = {
@@ -60,9 +57,9 @@ def jobs(order: Order, crew: Crew, stops: int, first: int = 0) -> list[Job]:
             f"worker-{number}",
             command,
             order.logs / f"worker-{number}.log",
-            {**shared, **_of_gpu(crew, next(each, None))},
+            {**shared, **seen},
         )
-        for number in range(first, first + crew.workers)
+        for number, seen in enumerate(crew.environments(), first)
     ]
 
 
@@ -70,8 +67,7 @@ def prepare_job(order: Order, crew: Crew) -> Job:
     """`igkd prepare` on the first GPU of the crew."""
     budget = () if order.trials is None else ("--trials", str(order.trials))
     command = (*IGKD, "prepare", order.study, *_options(order), *budget)
-    environment = _of_gpu(crew, next(iter(crew.names), None))
-    return Job("prepare", command, order.logs / "prepare.log", environment)
+    return Job("prepare", command, order.logs / "prepare.log", crew.environments()[0])
 
 
 def _prepare(order: Order, crew: Crew) -> None:
@@ -85,9 +81,3 @@ def _options(order: Order) -> tuple[str, ...]:
     data = () if order.data is None else ("--data", str(order.data))
     device = () if order.device is None else ("--device", order.device)
     return ("--home", str(order.home), *data, *device, *output_options.typed())
-
-
-def _of_gpu(crew: Crew, name: str | None) -> Mapping[str, str]:
-    # a worker whose GPU is not there must not train on the CPU instead
-    device = {"IGKD_DEVICE": "cuda"} if crew.per_gpu else {}
-    return device if name is None else {**gpus.environment_of(name), **device}

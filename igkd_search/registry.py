@@ -100,6 +100,11 @@ def checkpoints_of(record: database.StudyRow) -> str:
     return f"{record.name}-{spec.fingerprint([record.name, record.created])[:8]}"
 
 
+def reruns_of(record: database.StudyRow) -> str:
+    """The folder, below that of all checkpoints, of leading trials that are trained again."""
+    return f"{checkpoints_of(record)}/reruns"
+
+
 def _stored(record: database.StudyRow) -> spec.Study:
     return study_file.check(spec.Study, record.question, f"study '{record.name}' in the storage")
 

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import optuna
-import tomlkit
 
 from igkd_search import (
     __version__,
@@ -27,6 +26,7 @@ from igkd_search import (
     report_pictures,
     results,
     slots,
+    study_file,
     uncertainty,
     workers,
 )
@@ -314,7 +314,7 @@ def _provenance(
         "igkd_search": __version__,
         "created": record.created,
         "question": question,
-        "question_toml": tomlkit.dumps(_without_none(question)),
+        "question_toml": study_file.as_toml(question),
         "fingerprints": facts.get("fingerprints", {}),
         "versions": register[-1].versions if register else {},
         "machine": facts.get("machine"),
@@ -329,12 +329,3 @@ def _provenance(
             "best_trial": None if best is None else best["seed"],
         },
     }
-
-
-def _without_none(value: Any) -> Any:
-    """The same for TOML, which has no null: absent means the default."""
-    if isinstance(value, Mapping):
-        return {key: _without_none(each) for key, each in value.items() if each is not None}
-    if isinstance(value, list):
-        return [_without_none(each) for each in value if each is not None]
-    return value

@@ -543,9 +543,9 @@ class Run(Closed):
 
     def question(self) -> dict[str, Any]:
         """What is asked, as plain JSON: not budget, checkpoints, file places and provenance."""
-        plain = self.model_dump(mode="json", exclude={"provenance"})
+        plain = self.model_dump(mode="json")
         for name in NOT_ASKED:
-            plain.get("search", {}).pop(name, None)
+            (plain.get("search") or {}).pop(name, None)
         del plain["data"]["path"], plain["teacher"]["checkpoint"]
         return plain
 
@@ -705,6 +705,34 @@ class Provenance(Closed):
     versions: dict[str, str]
     latency: dict[str, dict[str, float]]
     """Median ms of one image: engine -> teacher, student."""
+    teacher_trained: bool = True
+    """Whether [teacher] says how its weights were made; where not, they were read from a file."""
+
+
+class Rerun(Closed):
+    """A leading trial of a search, trained again on the same split by fresh seeds."""
+
+    trial: int
+    searched: float
+    """The validation accuracy that made it a leading one."""
+    accuracies: list[float] = Field(min_length=1)
+    """Validation accuracy of each fresh seed, in order."""
+
+
+class Validation(Closed):
+    """[validation]: what the configuration has shown on the validation rows."""
+
+    images: int
+    accuracy: float
+    low: float
+    """Wilson's 95 % interval of that accuracy, for so many images."""
+    high: float
+    complete: int
+    """The complete trials of the search, of which this one was chosen."""
+    loss: float | None = None
+    calibration_error: float | None = None
+    reruns: list[Rerun] = []
+    """The leading trials again, if they were: the one with the highest mean was chosen."""
 
 
 class Exported(Run):
@@ -712,6 +740,14 @@ class Exported(Run):
 
     schema_version: Literal[1]
     provenance: Provenance
+    validation: Validation | None = None
+    search: Search | None = None
+    """What was searched; `igkd train --tune-arms` searches it once more for each arm."""
+
+    def question(self) -> dict[str, Any]:
+        """What is trained, as plain JSON: not where it comes from and how it was found."""
+        plain = super().question()
+        return {name: plain[name] for name in ("schema_version", *Run.model_fields)}
 
 
 LARGEST_GRID = 100_000

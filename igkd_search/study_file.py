@@ -4,6 +4,7 @@ A fault names its line and place in the file, what was found, what is allowed, a
 name.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import pydantic
+import tomlkit
 from pydantic import BaseModel
 
 from igkd_search import spec, strategies, toml_lines
@@ -63,14 +65,61 @@ def read_study(path: Path) -> spec.Study:
     return _read(spec.Study, path)
 
 
-def read_exported(path: Path) -> spec.Exported:
-    """The configuration in a file that `igkd export` wrote; checked like a study file."""
-    return _read(spec.Exported, path)
+def read_exported(path: Path, retrain_teacher: bool = False) -> spec.Exported:
+    """The configuration in a file that `igkd export` wrote; checked like a study file.
+
+    StudyError when its teacher is not beside it, unless that is to be trained again by its recipe.
+    """
+    exported = _read(spec.Exported, path)
+    if retrain_teacher:
+        return _with_its_recipe(exported, path)
+    place = exported.teacher.checkpoint
+    if place is not None and not Path(place).is_file():
+        advice = "put it back there (it lies beside the file that igkd export wrote)"
+        if exported.provenance.teacher_trained:
+            advice += ", or type --retrain-teacher to have it trained again by [teacher]"
+        raise StudyError(f"{path}: teacher.checkpoint: {place}: no such file; {advice}")
+    return exported
+
+
+def _with_its_recipe(exported: spec.Exported, path: Path) -> spec.Exported:
+    if not exported.provenance.teacher_trained:
+        raise StudyError(
+            f"{path}: --retrain-teacher: the teacher was read from a file, so [teacher] does not "
+            f"say how it is trained; give {exported.teacher.checkpoint}"
+        )
+    recipe = {"checkpoint": None, "checkpoint_sha256": None}
+    return exported.model_copy(update={"teacher": exported.teacher.model_copy(update=recipe)})
 
 
 def _read(model: type[AnyRun], path: Path) -> AnyRun:
     text = read_text(path)
+    if path.suffix == ".json":  # its lines are not known
+        return with_paths(check(model, _parsed_json(text, path), str(path)), path)
     return with_paths(check(model, _parsed(text, path), str(path), text), path)
+
+
+def _parsed_json(text: str, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise StudyError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise StudyError(f"{path}: must be a JSON object, with the keys of a file of igkd export")
+    return found
+
+
+def as_toml(plain: Mapping[str, Any]) -> str:
+    """A plain dict as TOML, which has no null: absent means the default."""
+    return tomlkit.dumps(_without_null(plain))
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_null(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_null(each) for each in value if each is not None]
+    return value
 
 
 def with_paths(run: AnyRun, path: Path) -> AnyRun:

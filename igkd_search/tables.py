@@ -1,14 +1,15 @@
 """What the commands print for people: summaries and trials as tables of plain values."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import ablation_text, amounts, console, uncertainty
+from igkd_search import ablation_text, amounts, console, faithfulness_text, uncertainty
 
 if TYPE_CHECKING:
-    from igkd_search import findings, gallery, inventory, results
+    from igkd_search import findings, gallery, inventory, results, spec
 
 _NAME_WIDTH = 24  # of a class
 
@@ -164,29 +165,83 @@ def _cost_rows(teacher: dict[str, Any], student: dict[str, Any]) -> list[list[st
     return rows
 
 
+def print_exported(written: "spec.Exported", output: Path) -> None:
+    """Print what was exported, what it has shown, and how the leading trials compared again."""
+    found = written.validation
+    reruns = found.reruns if found else []
+    if reruns:
+        rows = [
+            [
+                str(each.trial),
+                f"{each.searched:.2%}",
+                _percent(each.accuracies),
+                str(len(each.accuracies)),
+            ]
+            for each in reruns
+        ]
+        console.print_table("again, by fresh seeds", ["trial", "search", "again", "n"], rows)
+    pairs = {
+        "teacher": str(output.with_name(str(written.teacher.checkpoint))),
+        "trial": str(written.provenance.trial),
+        "validation": f"{written.provenance.validation_accuracy:.1%}",
+    }
+    if found is not None and not reruns and found.complete > 1:
+        pairs["flattery"] = f"the best of {found.complete}; --top 5 --seeds 3 tries the best again"
+    console.print_pairs(f"wrote {output}", {**pairs, "train it": f"igkd train {output} -o final/"})
+
+
+def _percent(accuracies: Sequence[float]) -> str:
+    """Mean and, of several, sample standard deviation."""
+    sd = f" +- {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+    return f"{100 * statistics.fmean(accuracies):.2f}{sd}%"
+
+
 def print_final(result: dict[str, Any], output: Path) -> None:
     """Print the result of a final training: the student's test accuracy beside the teacher's."""
     teacher, student = result["teacher"], result["student"]
     spread = student["accuracy"]
-    sd = f" +- {100 * spread['sd']:.1f}" if spread["sd"] is not None else ""
+    sd = f" +- {100 * spread['sd']:.2f}" if spread["sd"] is not None else ""
     teacher = {**teacher, "latency": teacher}
-    console.print_table(
-        f"final student ({spread['n']} seed{'s' if spread['n'] > 1 else ''})",
-        ["", "teacher", "student", "ratio"],
-        [
-            [
-                "test accuracy",
-                f"{teacher['accuracy']:.1%}",
-                f"{100 * spread['mean']:.1f}{sd}%",
-                "",
-            ],
-            *_cost_rows(teacher, {**student, "latency": student}),
-        ],
-    )
+    rows = [
+        ["test accuracy", f"{teacher['accuracy']:.2%}", f"{100 * spread['mean']:.2f}{sd}%", ""],
+        *_delivered_rows(result),
+        *_cost_rows(teacher, {**student, "latency": student}),
+    ]
+    title = f"final student ({spread['n']} seed{'s' if spread['n'] > 1 else ''})"
+    console.print_table(title, ["", "teacher", "student", "ratio"], rows)
+    if result.get("ablation"):
+        print_ablation(result["ablation"])
+        head = ["arm", *(name.replace(" ", "\n", 1) for name in faithfulness_text.BY_ARM.values())]
+        rows = faithfulness_text.by_arm(result["arms"])
+        console.print_table("faithfulness to the teacher's maps", head, rows)
     reads = result["test"]["reads"]
-    times = "once" if reads == 1 else f"{reads} times"
-    pairs = {"student": str(output / "student.safetensors"), "result": str(output / "result.json")}
-    console.print_pairs(f"test set: {result['test']['images']} images, read {times}", pairs)
+    times = "once" if reads == 1 else f"up to {reads} times"
+    files = {
+        "student": "student.onnx",
+        "quantised": "student.int8.onnx",
+        "weights": "student.safetensors",
+        "card": "model_card.md",
+        "ablation": "ablation.md",
+        "result": "result.json",
+        "try it": "example.py",
+    }
+    pairs = {name: str(output / file) for name, file in files.items() if (output / file).exists()}
+    if "try it" in pairs:
+        pairs["try it"] = f"python {pairs['try it']} image.png"
+    console.print_pairs(
+        f"test set: {result['test']['images']} images, read {times} by each model", pairs
+    )
+
+
+def _delivered_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """The very student that is delivered, and what int8 costs it; nothing of an older result."""
+    if "deployment" not in result:
+        return []
+    shipped, small = result["student"]["shipped"], result["deployment"]["int8"]
+    return [
+        ["shipped, the first seed", "", f"{shipped['accuracy']:.2%}", ""],
+        ["shipped, int8", "", f"{small['accuracy']:.2%}", ""],
+    ]
 
 
 def print_ablation(found: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Final training reads train and validation rows, and the test set once a finished model."""
 
+import csv
 import json
 import logging
 import shutil
@@ -14,16 +15,25 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from igkd_search import (
+    ablation,
+    arms,
     augment,
     datasets,
+    deployment,
     evaluation,
+    faithfulness,
     final,
     fitting,
+    held_out,
     materials,
     models,
+    runs,
     spec,
     training,
+    tuning,
+    workshop,
 )
+from igkd_search.arms import Arm
 from igkd_search.errors import StudyError, TrialError
 from tests import tiny
 
@@ -43,6 +53,34 @@ def whole(
     """The folder and the result of an uninterrupted final training."""
     folder = tmp_path_factory.mktemp("final") / "made" / "here"
     return folder, final.train(exported, folder, home)
+
+
+@pytest.fixture(autouse=True)
+def light(whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what `whole` has shown once stand for what takes seconds: ONNX, attributions, pictures.
+
+    Students are what they are here all the same; other modules test what is replaced.
+    """
+    folder, result = whole
+
+    def write(student: nn.Module, *arguments: Any, **options: Any) -> dict[str, Any]:
+        into: Path = arguments[4]
+        for name in (deployment.FP32, deployment.INT8):
+            (into / name).write_bytes((folder / name).read_bytes())
+        told: dict[str, Any] = json.loads(json.dumps(result["deployment"]))
+        for kind in told.values():
+            del kind["accuracy"]
+        return told
+
+    monkeypatch.setattr(deployment, "write", write)
+    monkeypatch.setattr(faithfulness, "measure", lambda *a, **o: result["faithfulness"])
+    for module in (faithfulness, ablation):
+        monkeypatch.setattr(module, "draw", lambda found, path: path.write_bytes(b""))
+
+
+def without_history(result: dict[str, Any]) -> dict[str, Any]:
+    """A result but for when it was written."""
+    return {key: value for key, value in result.items() if key != "history"}
 
 
 @pytest.fixture
@@ -135,9 +173,12 @@ def test_the_result_says_what_was_trained_and_what_it_costs(
     assert spec.Exported.model_validate(result["configuration"]) == exported
     assert result["test"] == {"images": tiny.TEST, "reads": 1, "duplicates": 0}
     student, teacher = result["student"], result["teacher"]
-    assert student["seeds"] == [
-        {"seed": final.final_seed(exported, 0), "accuracy": student["accuracy"]["mean"]}
-    ]
+    (seed,) = student["seeds"]
+    assert (seed["seed"], seed["reads"]) == (workshop.final_seed(exported, 0), 1)
+    assert seed["accuracy"] == student["accuracy"]["mean"]
+    assert student["shipped"] == seed and student["arm"] == "kd+ig"
+    assert list(result["arms"]) == ["kd+ig"] and result["ablation"] is None
+    assert result["arms"]["kd+ig"]["seeds"] == student["seeds"]
     assert student["architecture"] == tiny.STUDENT
     figures = shared.latency[tiny.STUDENT], shared.latency["teacher"]
     for told, row in zip((student, teacher), figures, strict=True):
@@ -156,15 +197,22 @@ def test_a_result_of_before_a_field_was_there_is_finished_too(
         del older["configuration"][section]["cutout"]
     (folder / "result.json").write_text(json.dumps(older))
     assert final.train(exported, folder, home) == older
-    assert json.loads((folder / "test_reads.json").read_text()) == 1
 
 
-def test_nothing_else_is_left(whole: tuple[Path, dict[str, Any]]) -> None:
+def test_what_is_delivered(whole: tuple[Path, dict[str, Any]]) -> None:
     assert {path.name for path in whole[0].iterdir()} == {
+        "example.py",
+        "faithfulness.png",
+        "lock",
+        "predictions.csv",
         "result.json",
+        "runs",
+        "student.int8.onnx",
+        "student.onnx",
         "student.safetensors",
-        "test_reads.json",
+        "test_set.json",
     }
+    assert not [*whole[0].rglob("checkpoints")]
 
 
 # --- train and validation rows
@@ -199,9 +247,9 @@ def test_every_row_of_the_training_part_is_learnt(
 def test_the_seed_is_neither_the_trial_s_nor_that_of_another_student(
     exported: spec.Exported,
 ) -> None:
-    seeds = [final.final_seed(exported, index) for index in range(3)]
+    seeds = [workshop.final_seed(exported, index) for index in range(3)]
     assert len({exported.provenance.seed, *seeds}) == 4
-    assert seeds == [final.final_seed(exported, index) for index in range(3)]
+    assert seeds == [workshop.final_seed(exported, index) for index in range(3)]
 
 
 # --- law 8: the test set
@@ -243,7 +291,7 @@ def test_test_images_that_were_trained_on_are_counted_before_the_evaluation(
     for module, name in (
         (datasets, "load_test"),
         (datasets, "count_duplicates"),
-        (evaluation, "evaluate"),
+        (evaluation, "score"),
     ):
         monkeypatch.setattr(module, name, noting(order, getattr(module, name)))
     data = exported.data.model_copy(update={"path": str(arrays)})
@@ -251,7 +299,8 @@ def test_test_images_that_were_trained_on_are_counted_before_the_evaluation(
     result = final.train(moved, tmp_path / "final", home)
     assert result["test"] == {"images": tiny.TEST, "reads": 1, "duplicates": 3}
     assert f"3 of {tiny.TEST} test images are in the training part too" in caplog.text
-    assert order[-4:] == ["load_test", "count_duplicates", "evaluate", "evaluate"]
+    models = 4  # teacher, student, and its two files
+    assert order[-2 - models :] == ["load_test", "count_duplicates", *["score"] * models]
 
 
 def noting(order: list[str], function: Callable[..., Any]) -> Callable[..., Any]:
@@ -275,12 +324,13 @@ def test_a_finished_folder_is_not_trained_or_tested_again(
         raise AssertionError("done again")
 
     folder, result = whole
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for module, name in ((fitting, "fit"), (materials, "prepare")):
         monkeypatch.setattr(module, name, refuse)
     assert final.train(exported, folder, home) == result
     assert not reads
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_a_finished_folder_is_refused_for_other_data(
@@ -296,22 +346,56 @@ def test_a_finished_folder_is_refused_for_other_data(
         final.train(exported.model_copy(update={"data": data}), folder, home)
 
 
-def test_a_reading_whose_result_was_lost_is_counted(
+def test_a_reading_whose_answers_were_lost_is_counted(
     exported: spec.Exported,
     home: Path,
     tmp_path: Path,
     reads: list[spec.Data],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def die(*arguments: object) -> float:
+    def die(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(final, "_spread", die)
+        patch.setattr(held_out, "_answered", die)
         final.train(exported, tmp_path, home)
     assert len(reads) == 1
     assert not (tmp_path / "result.json").exists()
-    assert final.train(exported, tmp_path, home)["test"]["reads"] == 2
+    result = final.train(exported, tmp_path, home)
+    assert result["test"]["reads"] == 2, "the teacher's, which was first"
+    assert [seed["reads"] for seed in result["student"]["seeds"]] == [1]
+
+
+def test_what_was_answered_before_a_death_is_not_asked_again(
+    whole: tuple[Path, dict[str, Any]],
+    exported: spec.Exported,
+    home: Path,
+    tmp_path: Path,
+    reads: list[spec.Data],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("igkd_search.delivery.write", die)
+        final.train(exported, tmp_path, home)
+    result = final.train(exported, tmp_path, home)
+    assert len(reads) == 1 and result["test"]["reads"] == 1
+    assert without_history(result) == without_history(whole[1])
+
+
+def test_a_test_part_that_became_another_is_refused(
+    exported: spec.Exported, home: Path, tmp_path: Path
+) -> None:
+    arrays = tiny.write_arrays(tmp_path / "arrays")
+    data = exported.data.model_copy(update={"path": str(arrays)})
+    moved, folder = exported.model_copy(update={"data": data}), tmp_path / "final"
+    final.train(moved, folder, home)
+    labels = np.load(arrays / "test_labels.npy")
+    np.save(arrays / "test_labels.npy", labels[::-1])
+    with pytest.raises(StudyError, match="the test part is another now"):
+        final.train(moved, folder, home, seeds=2)
 
 
 # --- killed and continued
@@ -332,7 +416,8 @@ def test_a_killed_training_goes_on_to_the_same_student(
     assert not reads
     (checkpoint,) = tmp_path.rglob("epoch-*.safetensors")
     assert checkpoint.name == f"epoch-{epochs:04d}.safetensors"
-    assert final.train(exported, tmp_path, home) == whole[1]
+    result = final.train(exported, tmp_path, home)
+    assert without_history(result) == without_history(whole[1])
     assert len(reads) == 1
     assert same(tmp_path, whole[0])
 
@@ -370,12 +455,147 @@ def test_a_killed_training_of_another_configuration_is_not_continued(
     final.train(other, tmp_path / "used", home)
     final.train(other, tmp_path / "empty", home)
     assert same(tmp_path / "used", tmp_path / "empty")
+    assert not [*(tmp_path / "used").rglob("checkpoints")], "nor left behind"
+
+
+# --- arms and seeds
+
+
+NAMES = "baseline,kd,ig,kd+ig,kd+ig:dim,kd:shuffled"
+
+
+@pytest.fixture(scope="module")
+def compared(
+    exported: spec.Exported, home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """Six arms of two seeds, of one epoch each."""
+    folder = tmp_path_factory.mktemp("compared") / "final"
+    one = changed(exported, epochs=1)
+    return folder, final.train(one, folder, home, 2, wanted=arms.read(NAMES))
+
+
+def test_every_arm_has_the_same_seeds_and_recipe(
+    compared: tuple[Path, dict[str, Any]], exported: spec.Exported
+) -> None:
+    result = compared[1]
+    assert list(result["arms"]) == NAMES.split(",")
+    seeds = [workshop.final_seed(exported, index) for index in range(2)]
+    free = {"kd_weight", "attention_weight", "overlay_probability"}
+    recipes = []
+    for arm in result["arms"].values():
+        assert [each["seed"] for each in arm["seeds"]] == seeds
+        recipes.append({key: arm["trial"][key] for key in arm["trial"] if key not in free})
+    assert all(recipe == recipes[0] for recipe in recipes)
+    assert result["arms"]["kd+ig:dim"]["control"] == "dim"
+    assert result["arms"]["kd:shuffled"]["targets"] == "shuffled"
+
+
+def test_every_model_reads_the_test_set_once(compared: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = compared
+    counters = [*folder.rglob(held_out.READS)]
+    assert len(counters) == 12 + 3, "every student; the teacher, and both files of the shipped one"
+    assert {json.loads(path.read_text()) for path in counters} == {1}
+    assert {each["reads"] for arm in result["arms"].values() for each in arm["seeds"]} == {1}
+
+
+def test_arms_that_learn_otherwise_are_other_students(
+    compared: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, result = compared
+    weights = {
+        name: (folder / arm["seeds"][0]["folder"] / runs.WEIGHTS).read_bytes()
+        for name, arm in result["arms"].items()
+    }
+    assert len(set(weights.values())) == len(weights)
+    assert (folder / "student.safetensors").read_bytes() == weights["kd+ig"]
+
+
+def test_arms_are_compared_and_what_all_have_answered_is_written(
+    compared: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, result = compared
+    found = result["ablation"]
+    assert found["reference"] == "baseline" and list(found["arms"]) == NAMES.split(",")
+    for name, arm in result["arms"].items():
+        assert found["arms"][name]["mean"] == pytest.approx(arm["accuracy"]["mean"])
+    assert json.loads((folder / "ablation.json").read_text()) == found
+    assert "kd:shuffled" in (folder / "ablation.md").read_text()
+    with (folder / "predictions.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert len(rows) == tiny.TEST
+    for column, model in (("prediction", result["student"]["shipped"]), ("teacher", None)):
+        right = np.mean([row[column] == row["label"] for row in rows])
+        wanted = result["teacher"] if model is None else model
+        assert right == pytest.approx(wanted["accuracy"])
+    other = result["arms"]["kd"]["seeds"][1]["accuracy"]
+    assert np.mean([row["kd/2"] == row["label"] for row in rows]) == pytest.approx(other)
+
+
+def test_arms_and_seeds_are_added_to_what_is_there(
+    exported: spec.Exported, home: Path, tmp_path: Path, reads: list[spec.Data]
+) -> None:
+    one = changed(exported, epochs=1)
+    first = final.train(one, tmp_path, home)
+    both = final.train(one, tmp_path, home, 2, wanted=[Arm(kd="none")])
+    assert list(both["arms"]) == ["kd+ig", "kd"]
+    assert both["arms"]["kd+ig"]["seeds"][0] == first["arms"]["kd+ig"]["seeds"][0]
+    assert both["student"]["shipped"] == first["student"]["shipped"]
+    assert [(each["arms"], each["seeds"]) for each in both["history"]] == [
+        (["kd+ig"], 1),
+        (["kd+ig", "kd"], 2),
+    ]
+    assert len(reads) == 2 and both["test"]["reads"] == 1, "a model reads once, whenever it came"
+    assert final.train(one, tmp_path, home, 1) == both, "what is there is not forgotten"
+    assert len(reads) == 2
+
+
+def test_only_training_trains_and_reads_nothing(
+    exported: spec.Exported, home: Path, tmp_path: Path, reads: list[spec.Data]
+) -> None:
+    one = changed(exported, epochs=1)
+    assert final.train(one, tmp_path, home, 2, alone=False) == {}
+    assert len([*tmp_path.rglob(runs.RECORD)]) == 2 and not reads
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", None)
+        final.train(one, tmp_path, home, 2)
+    assert len(reads) == 1
+
+
+def test_tuned_arms_are_trained_by_what_each_has_found(
+    exported: spec.Exported, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settle(asked: Any, *arguments: Any) -> dict[Arm, dict[str, Any]]:
+        rates = {Arm(): 0.01, Arm("none", "none"): 0.02}
+        return {
+            arm: {"parameters": {"learning_rate": rates[arm]}, "validation_accuracy": 0.5}
+            for arm in asked
+        }
+
+    monkeypatch.setattr(tuning, "settle", settle)
+    one = changed(exported, epochs=1)
+    result = final.train(one, tmp_path, home, wanted=arms.read("baseline,kd+ig"), tune=3)
+    assert result["arms"]["baseline"]["trial"]["learning_rate"] == 0.01
+    assert result["arms"]["kd+ig"]["trial"]["learning_rate"] == 0.02
+    assert result["tuning"]["trials"] == 3
+    assert result["tuning"]["arms"]["baseline"]["parameters"] == {"learning_rate": 0.01}
+    assert result["ablation"]["tuned"] == 3
+    with pytest.raises(StudyError, match="its arms were trained with --tune-arms 3"):
+        final.train(one, tmp_path, home, 2, wanted=arms.read("baseline,kd+ig"))
+
+
+def test_an_arm_of_what_the_file_lacks_is_refused_before_anything_is_written(
+    exported: spec.Exported, home: Path, tmp_path: Path
+) -> None:
+    without = changed(exported, kd_weight=0.0)
+    with pytest.raises(StudyError, match=r"--arms kd: trial\.kd_weight = 0 in the file"):
+        final.train(without, tmp_path / "final", home, wanted=[Arm(kd="none")])
+    assert not (tmp_path / "final").exists()
 
 
 # --- refused
 
 
-@pytest.mark.parametrize("cause", ["configuration", "seeds", "trial seed"])
+@pytest.mark.parametrize("cause", ["configuration", "trial seed"])
 def test_the_result_of_another_configuration_is_kept(
     whole: tuple[Path, dict[str, Any]],
     exported: spec.Exported,
@@ -388,9 +608,22 @@ def test_the_result_of_another_configuration_is_kept(
     if cause == "trial seed":
         run = tiny.exported(exported, seed=8)
     with pytest.raises(StudyError, match=r"result\.json: the result of another configuration"):
-        final.train(run, folder, home, seeds=2 if cause == "seeds" else 1)
+        final.train(run, folder, home)
     assert not reads
     assert json.loads((folder / "result.json").read_text()) == result
+
+
+def test_to_the_result_of_an_older_version_nothing_is_added(
+    whole: tuple[Path, dict[str, Any]], exported: spec.Exported, home: Path, tmp_path: Path
+) -> None:
+    older = {
+        key: whole[1][key]
+        for key in ("configuration", "fingerprints", "test", "teacher", "student")
+    }
+    (tmp_path / "result.json").write_text(json.dumps(older))
+    assert final.train(exported, tmp_path, home) == older
+    with pytest.raises(StudyError, match="the result of an older igkd-search"):
+        final.train(exported, tmp_path, home, seeds=2)
 
 
 def test_where_it_was_exported_does_not_make_it_another(
@@ -420,7 +653,7 @@ def test_materials_that_are_not_those_of_the_search_are_told(
     caplog.set_level(logging.WARNING)
     stated = {**shared.fingerprints, "data": "0" * 64, "unheard-of": "1" * 64}
     final.train(tiny.exported(study, fingerprints=stated), tmp_path, home)
-    said = [record.getMessage() for record in caplog.records if record.name.endswith(".final")]
+    said = [record.getMessage() for record in caplog.records if record.name.endswith(".workshop")]
     assert said == [
         f"the data are not those of the search (sha256 {'0' * 12}, "
         f"now {shared.fingerprints['data'][:12]})"

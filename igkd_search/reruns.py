@@ -1,0 +1,84 @@
+"""The leading trials of a search once more, on the same split with fresh seeds.
+
+The highest of many noisy accuracies is high partly by luck. Each leading configuration is trained
+again as its trial was, and their means, which nobody has chosen by yet, say which is exported.
+"""
+
+import logging
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from igkd_search import database, devices, launch, registry, results, runs, space, spec, training
+from igkd_search.errors import StudyError
+
+log = logging.getLogger(__name__)
+
+
+def leading(base: database.Database, name: str, top: int) -> list[results.Row]:
+    """The `top` most accurate trials that may win; fewer where there are no more.
+
+    StudyError when no trial is complete.
+    """
+    found = results.answers(results.rows(results.open_study(base, name)))
+    if not found:
+        raise StudyError(f"study '{name}': no trial is complete yet; go on with 'igkd run {name}'")
+    if len(found) < top:
+        log.warning("%d trials are complete: all of them are tried again", len(found))
+    return found[:top]
+
+
+def folder_of(base: database.Database, name: str, home: Path) -> Path:
+    """Where the runs of a study's leading trials lie; they go with the study."""
+    record, _ = registry.stored(base, name)
+    return home / "checkpoints" / registry.reruns_of(record)
+
+
+def rerun(
+    base: database.Database,
+    study: spec.Study,
+    rows: Sequence[results.Row],
+    seeds: int,
+    home: Path,
+    device: str | None = None,
+    *,
+    alone: bool = True,
+) -> list[spec.Rerun]:
+    """Train each of these trials with so many fresh seeds; what is trained already stands.
+
+    Returns them with the highest mean first, of equal ones the higher in the search. Empty where
+    this is not `alone` and has trained its share.
+    """
+    shared = launch.prepare(base, study, home, device=device, register=False)
+    planned = len(rows) * seeds * study.trial.epochs
+    stock = training.Stock.of(shared, study, devices.choose(device), planned_epochs=planned)
+    wanted = _runs(study, rows, seeds, folder_of(base, study.name, home))
+    every = [run for of_trial in wanted for run in of_trial]
+    runs.train_all(every, lambda run: runs.Bench(stock), alone=alone)
+    if not alone:
+        return []
+    found = [
+        spec.Rerun(
+            trial=row.number,
+            searched=row.accuracy or 0.0,
+            accuracies=[run.record()["records"][-1]["accuracy"] for run in of_trial],
+        )
+        for row, of_trial in zip(rows, wanted, strict=True)
+    ]
+    return sorted(found, key=lambda each: -statistics.fmean(each.accuracies))
+
+
+def _runs(
+    study: spec.Study, rows: Sequence[results.Row], seeds: int, folder: Path
+) -> list[list[runs.Run]]:
+    return [[_run(study, row, index, folder) for index in range(seeds)] for row in rows]
+
+
+def _run(study: spec.Study, row: results.Row, index: int, folder: Path) -> runs.Run:
+    assert row.slot is not None
+    config = space.decide(study, row.parameters)
+    seed = spec.trial_seed(study.search.seed, row.slot, f"rerun-{index}")
+    label = f"trial {row.number}, seed {index + 1}"
+    asked = (config.model_dump(mode="json"), seed)
+    place = runs.folder_of(folder / f"trial-{row.number:05d}", f"seed-{index + 1}", *asked)
+    return runs.Run(label, config, seed, place)

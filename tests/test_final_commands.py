@@ -1,0 +1,111 @@
+"""`igkd export` and `igkd train` as they are typed: what is refused, printed, and started."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from igkd_search import cli, study_file
+
+Type = Callable[..., Result]
+
+
+@pytest.fixture
+def mine(searched: Path, tmp_path: Path) -> Path:
+    """A copy of the home of the finished tiny study."""
+    return Path(shutil.copytree(searched, tmp_path / "home"))
+
+
+@pytest.fixture
+def type_(mine: Path) -> Type:
+    """Type a command on that home."""
+
+    def typed(*words: str) -> Result:
+        return CliRunner().invoke(cli.app, [*words, "--home", str(mine)])
+
+    return typed
+
+
+@pytest.fixture
+def best(type_: Type, tmp_path: Path) -> Path:
+    """The exported winner."""
+    path = tmp_path / "best.toml"
+    assert type_("export", "tiny", "-o", str(path)).exit_code == 0
+    return path
+
+
+def test_what_was_exported_is_told(type_: Type, tmp_path: Path) -> None:
+    found = type_("export", "tiny", "-o", str(tmp_path / "best.toml"))
+    assert "best.teacher.safetensors" in found.stdout
+    assert f"igkd train {tmp_path / 'best.toml'} -o final/" in found.stdout
+    assert "the best of 2; --top 5 --seeds 3 tries the best again" in found.stdout
+
+
+def test_json_is_printed_and_written_where_it_is_asked_for(type_: Type, tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    found = type_("export", "tiny", "-o", str(path), "-f", "json")
+    assert json.loads(found.stdout) == json.loads(path.read_text())
+    assert study_file.read_exported(path).provenance.study == "tiny"
+
+
+def test_leading_trials_are_tried_again_and_compared(type_: Type, tmp_path: Path) -> None:
+    path = tmp_path / "best.toml"
+    found = type_("export", "tiny", "-o", str(path), "--top", "2", "--seeds", "1")
+    assert found.exit_code == 0, found.output
+    assert "again, by fresh seeds" in found.stdout
+    validation = study_file.read_exported(path).validation
+    assert validation is not None and len(validation.reruns) == 2
+    assert "--top" not in found.stdout
+
+
+def test_a_trial_and_the_top_exclude_each_other(type_: Type, tmp_path: Path) -> None:
+    found = type_("export", "tiny", "-o", str(tmp_path / "b.toml"), "--top", "2", "--trial", "0")
+    assert found.exit_code == 1 and "--trial and --top: one of them" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--arms", "kdd"], "'kdd' is no arm; did you mean 'kd'?"),
+        (["--gpus", "0", "--workers", "2"], "--workers and --gpus: one of them"),
+        (["--workers-per-gpu", "2"], "--workers-per-gpu: of which GPUs?"),
+    ],
+)
+def test_wrong_wishes_are_one_line_and_leave_nothing(
+    type_: Type, best: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    found = type_("train", str(best), "-o", str(tmp_path / "final"), *words)
+    assert found.exit_code == 1 and said in found.stderr
+    assert not (tmp_path / "final").exists()
+
+
+def test_a_teacher_that_is_missing_is_told_with_what_to_type(
+    type_: Type, best: Path, tmp_path: Path
+) -> None:
+    best.with_name("best.teacher.safetensors").unlink()
+    found = type_("train", str(best), "-o", str(tmp_path / "final"))
+    assert found.exit_code == 1 and "--retrain-teacher" in found.stderr
+    assert not (tmp_path / "final").exists()
+    exported = study_file.read_exported(best, retrain_teacher=True)
+    assert (exported.teacher.checkpoint, exported.teacher.checkpoint_sha256) == (None, None)
+
+
+def test_another_teacher_than_the_exported_one_is_refused(
+    type_: Type, best: Path, tmp_path: Path
+) -> None:
+    beside = best.with_name("best.teacher.safetensors")
+    beside.write_bytes(beside.read_bytes()[:-1] + b"x")
+    found = type_("train", str(best), "-o", str(tmp_path / "final"))
+    assert found.exit_code == 1 and "another teacher than the one that was stated" in found.stderr
+
+
+def test_a_file_that_was_edited_wrongly_is_told_like_a_study_file(
+    type_: Type, best: Path, tmp_path: Path
+) -> None:
+    best.write_text(best.read_text().replace("kd_weight =", "kd_wait ="))
+    found = type_("train", str(best), "-o", str(tmp_path / "final"))
+    assert found.exit_code == 1
+    assert "trial.kd_wait: unknown key; did you mean 'kd_weight'?" in found.stderr
