@@ -38,9 +38,9 @@ MOST_CURVES = 150
 FLATTERY = (
     "The winner is the highest of {count} complete trials, chosen by this very number, so it is "
     "high partly by luck. The interval covers which images were validated on, not the luck of the "
-    "choice, nor that of the seed. Before naming a winner, try the leading configurations again "
-    "(igkd add {study} NAME=VALUE ...: each try has a fresh seed) and compare their means. Then "
-    "train the one that is chosen: igkd train reads the test set, once."
+    "choice, nor that of the seed. Before naming a winner, have the leading configurations trained "
+    "again by fresh seeds: igkd export {study} -o best.toml --top 5 --seeds 3 exports the one with "
+    "the highest mean. Then train it: igkd train reads the test set, once."
 )
 
 
