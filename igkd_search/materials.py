@@ -295,6 +295,7 @@ def _measured(
             stage.advance(0, f"exporting {name}")
             files[name] = _onnx_file(timed[name].described, network, shape, store)
             stage.advance()
+        latency.warn_if_busy()
         stage.advance(0, "timing")
         timings = latency.measure(networks, files, shape, rounds, stage.advance)
     return {

@@ -63,6 +63,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "accuracies": list(_accuracies(result)),
         "compared": None if result["ablation"] is None else ablation.markdown(result["ablation"]),
         "timed": list(_timed(result)),
+        "timed_on": (result["latency"] or {}).get("machine") or result["machine"],
         "skipped": (result["latency"] or {}).get("skipped", []),
         "limits": list(_limits(result)),
         "versions": _versions(result),
