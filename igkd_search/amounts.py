@@ -45,6 +45,16 @@ def value(found: Any) -> str:
     return f"{found:.3g}" if isinstance(found, float) else str(found)
 
 
+def size(found: int) -> str:
+    """Bytes as people read them, in powers of 1000: 812 B, 9.1 MB, 162 MB."""
+    number, unit = float(found), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if number < 999.5:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.1f} {unit}" if number < 9.95 and unit != "B" else f"{number:.0f} {unit}"
+
+
 def several(number: int, noun: str) -> str:
     """A count with its noun: 1 trial, 1,000 trials."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -23,6 +23,7 @@ from igkd_search import (
     doctor_command,
     file_commands,
     final_commands,
+    latency_command,
     output_options,
     report_command,
     stages,
@@ -271,6 +272,7 @@ doctor_command.register(app)
 file_commands.register(app)
 final_commands.register(app)
 report_command.register(app)
+latency_command.register(app)
 dashboard_command.register(app)
 
 

@@ -40,7 +40,9 @@ def write(result: Mapping[str, Any], shipped: Path, folder: Path) -> None:
 
 def _write_ablation(result: Mapping[str, Any], folder: Path) -> None:
     found = result["ablation"]
-    written = f"{ablation.markdown(found)}\n{_faithfulness_by_arm(result)}"
+    source = result["configuration"]["provenance"]
+    title = f"# Ablation: study {source['study']}, trial {source['trial']}"
+    written = f"{title}\n\n{ablation.markdown(found)}\n{_faithfulness_by_arm(result)}"
     vault.write_whole(folder / "ablation.md", written.encode())
     vault.write_whole(folder / "ablation.json", json.dumps(found, indent=2).encode())
     for suffix in ("png", "svg"):

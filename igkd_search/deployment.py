@@ -73,9 +73,8 @@ def write(
     files' metadata. MaterialError, with nothing written, where PyTorch answers otherwise.
     """
     chosen = np.ascontiguousarray(pixels[datasets.sample_rows(len(pixels), CALIBRATION_IMAGES)])
-    resting = onnx_export.resting_copy(Deployed(student, mean, sd))
     try:
-        model, parity = _exported(resting, chosen)
+        model, parity = exported(student, mean, sd, chosen)
         _describe(model, class_names, chosen.shape[1:], origin or {})
         exact, small = model.SerializeToString(), quantise(model, chosen)
     except MaterialError as error:
@@ -88,8 +87,14 @@ def write(
     return {"onnx": found, "int8": {**smaller, "agreement": agreement}}
 
 
-def _exported(resting: nn.Module, pixels: Pixels) -> tuple[onnx.ModelProto, float]:
-    """A model on pixels as ONNX, and how far it is from PyTorch on some of them."""
+def exported(
+    network: nn.Module, mean: Any, sd: Any, pixels: Pixels
+) -> tuple[onnx.ModelProto, float]:
+    """A network as ONNX on pixels, and how far it is from PyTorch on some of them (N, 3, H, W).
+
+    MaterialError above 1e-4, or where it cannot be exported.
+    """
+    resting = onnx_export.resting_copy(Deployed(network, mean, sd))
     images = torch.from_numpy(pixels)
     model = onnx_export.convert(resting, images[:1].repeat(2, 1, 1, 1), INPUT)
     # one image alone and several: the batch is dynamic

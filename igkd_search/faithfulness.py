@@ -45,19 +45,21 @@ def measure(
     baseline: str = "mean",
     rule: str = "gausslegendre",
     reduction: str = "sum",
+    theirs: Tensor | None = None,
 ) -> dict[str, Any]:
     """Agreement of maps, and deletion and insertion curves, as plain JSON (docs/faithfulness.md).
 
     Normalised images (B, C, H, W) and labels (B,) on the device of both networks, which are in eval
     mode; `mean` and `sd` (C,) are those of normalisation. Both explain the label's logit, by so
-    many `steps` of Integrated Gradients from one of attribution.BASELINES.
+    many `steps` of Integrated Gradients from one of attribution.BASELINES. `theirs` are the
+    teacher's maps, where they were drawn for another student of it.
     """
     assert len(images) == len(labels) > 0
     settings = {"steps": steps, "baseline": baseline, "rule": rule, "reduction": reduction}
     baselines = attribution.BASELINES[baseline](images, mean, sd)
-    ours, theirs = (
-        _maps(model, images, labels, baselines, settings) for model in (student, teacher)
-    )
+    ours = maps_of(student, images, labels, baselines, settings)
+    if theirs is None:
+        theirs = maps_of(teacher, images, labels, baselines, settings)
     orders = {
         "student": deletion.ranks(ours),
         "teacher": deletion.ranks(theirs),
@@ -82,10 +84,13 @@ def measure(
     return {**found, "words": faithfulness_text.words(found)}
 
 
-def _maps(
+def maps_of(
     model: nn.Module, images: Tensor, labels: Tensor, baselines: Tensor, settings: Mapping[str, Any]
 ) -> Tensor:
-    """The maps (B, H, W) of all images, on the CPU, made of as many at once as memory allows."""
+    """The maps (B, H, W) of all images, on the CPU, made of as many at once as memory allows.
+
+    `settings` are steps, rule and reduction, as `measure` takes them.
+    """
     folded, steps = attribution.fold_norms(model, images[:1]), settings["steps"]
     fastest = evaluation.chunk_of(images.device, images[0, 0].numel())
     batch = memory.Batch(memory.fitting_batch(folded, images[:1], fastest))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from igkd_search import (
     ablation,
     arms,
+    attribution,
     datasets,
     deployment,
     evaluation,
@@ -33,7 +34,7 @@ from igkd_search.workshop import Workshop
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
-EXPLAINED = 128
+EXPLAINED = 64
 """Test images whose attributions are compared, evenly spaced."""
 
 
@@ -46,7 +47,8 @@ def settle(workshop: Workshop, earlier: Sequence[Mapping[str, Any]]) -> dict[str
     deployed = _deployed(workshop)
     teacher, small = _teacher(workshop), _quantised(workshop)
     exact = _exact(workshop)
-    students = {key: _student(workshop, run) for key, run in workshop.all_runs.items()}
+    witness = _Witness(workshop)
+    students = {key: _student(workshop, run, witness) for key, run in workshop.all_runs.items()}
     reader = workshop.use(plan.shipped)[0].stock.reader
     test = held_out.read(
         [teacher, *students.values(), exact, small],
@@ -108,33 +110,49 @@ def _asked_now(workshop: Workshop) -> dict[str, Any]:
 # --- the models
 
 
-def _student(workshop: Workshop, run: runs.Run) -> held_out.Candidate:
-    teacher = workshop.shared.teacher.network
+def _student(workshop: Workshop, run: runs.Run, witness: "_Witness") -> held_out.Candidate:
     found = _Loaded(workshop, run)
-    options = workshop.plan.exported.overlays
 
     def explain(images: Tensor, labels: Tensor) -> Mapping[str, Any]:
-        rows = torch.from_numpy(datasets.sample_rows(len(labels), EXPLAINED)).to(labels.device)
-        reader = workshop.bench_of(run).stock.reader
-        return {
-            "faithfulness": faithfulness.measure(
-                found.student,
-                teacher,
-                images[rows],
-                labels[rows],
-                steps=options.steps,
-                mean=reader.mean,
-                sd=reader.sd,
-                baseline=options.baseline,
-                rule=options.rule,
-                reduction=options.reduction,
-                seed=0,
-            )
-        }
+        return {"faithfulness": witness.compare(found.student, images, labels)}
 
     return held_out.Candidate(
         run.folder, lambda images, _: evaluation.predict(found.student, images), explain
     )
+
+
+class _Witness:
+    """The teacher's maps of some test images, drawn once for all students."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._teacher = workshop.shared.teacher.network
+        self._reader = workshop.use(workshop.plan.shipped)[0].stock.reader
+        self._options = workshop.plan.exported.overlays
+        self._maps: Tensor | None = None
+
+    def compare(self, student: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+        """How far a student looks where the teacher looks, on the sample of these images."""
+        rows = torch.from_numpy(datasets.sample_rows(len(labels), EXPLAINED)).to(labels.device)
+        shown, truth, options = images[rows], labels[rows], self._options
+        settings: dict[str, Any] = {
+            name: getattr(options, name) for name in ("steps", "rule", "reduction")
+        }
+        mean, sd = self._reader.mean, self._reader.sd
+        if self._maps is None:
+            baselines = attribution.BASELINES[options.baseline](shown, mean, sd)
+            self._maps = faithfulness.maps_of(self._teacher, shown, truth, baselines, settings)
+        return faithfulness.measure(
+            student,
+            self._teacher,
+            shown,
+            truth,
+            mean=mean,
+            sd=sd,
+            seed=0,
+            baseline=options.baseline,
+            theirs=self._maps,
+            **settings,
+        )
 
 
 class _Loaded:

@@ -90,23 +90,28 @@ def measure(
         calls["pytorch", name] = _pytorch_call(model, image)
     for name in models:
         calls["onnxruntime", name] = _onnxruntime_call(onnx_files[name], image)
-    with _one_thread(), torch.inference_mode():
+    with using_threads(THREADS), torch.inference_mode():
         times = interleave(list(calls.values()), rounds, advance)
     stats = {key: summarise(row) for key, row in zip(calls, times, strict=True)}
     return {name: Timing(stats["pytorch", name], stats["onnxruntime", name]) for name in models}
 
 
 def interleave(
-    calls: Sequence[Callable[[], object]], rounds: int, advance: Callable[[], None] | None = None
+    calls: Sequence[Callable[[], object]],
+    rounds: int,
+    advance: Callable[[], None] | None = None,
+    pause: float = 0.0,
 ) -> list[list[float]]:
     """Return for each call its ms a call in each round; a round times every call once, in order.
 
-    A reading is the mean over a block of calls, as many as last about 5 ms in the warm-up.
+    A reading is the mean over a block of calls, as many as last about 5 ms in the warm-up. `pause`
+    seconds pass before each, in which the threads of the one before fall asleep.
     """
     blocks = [_block_size(call) for call in calls]
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for call, block, row in zip(calls, blocks, times, strict=True):
+            time.sleep(pause)
             row.append(_clocked(call, block) / block / 1e6)
         if advance is not None:
             advance()
@@ -203,9 +208,10 @@ def _clocked(call: Callable[[], object], times: int) -> int:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def using_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads in the body, and with as many as before after it."""
     before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import console, tables
+from igkd_search import amounts, console
 
 if TYPE_CHECKING:
     from igkd_search import copying, removal, repairs
@@ -60,11 +60,11 @@ def print_remains(found: "removal.Remains") -> None:
     """Print what would be removed."""
     pairs = {label: str(count) for label, count in found.rows.items() if count}
     if found.file_bytes:
-        pairs["files"] += f", {tables.shown_size(found.file_bytes)}"
+        pairs["files"] += f", {amounts.size(found.file_bytes)}"
     for position, path in enumerate(found.paths):
         pairs[f"folder {position + 1}"] = str(path)
     if found.paths:
-        pairs["on disk"] = tables.shown_size(found.path_bytes)
+        pairs["on disk"] = amounts.size(found.path_bytes)
     console.print_pairs(f"to be removed: study {found.study}", pairs)
 
 
@@ -75,7 +75,7 @@ def print_copy(copied: "copying.Copied", name: str) -> None:
     pairs = {
         "trials": f"{sum(copied.trials.values())}{f' ({states})' if states else ''}",
         **{label: str(count) for label, count in copied.rows.items() if label != "searches"},
-        "files": f"{copied.files}, {tables.shown_size(copied.file_bytes)}",
+        "files": f"{copied.files}, {amounts.size(copied.file_bytes)}",
         "checked": f"both sides hold the same trials (sha256 {copied.digest[:12]})",
     }
     console.print_pairs(f"copied study {name} to {copied.target}", pairs)

@@ -30,7 +30,10 @@ Raise `materials._LATENCY_VERSION` with it: times are taken on these files.
 """
 INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-4
-_EXPORTERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "onnxruntime")
+_EXPORTERS = (
+    *("torch.onnx", "torch.export", "torch.fx", "torch.utils", "torch._dynamo", "torch._inductor"),
+    *("onnxscript", "onnx_ir", "onnxruntime"),
+)
 
 
 def export(model: nn.Module, image_shape: tuple[int, int, int], path: Path) -> float:
@@ -149,7 +152,7 @@ def resting_copy(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back what exporters print, warn and log; their errors are raised all the same."""
+    """Hold back what exporters and compilers print, warn and log; their errors are raised."""
     loggers = [logging.getLogger(name) for name in _EXPORTERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -21,6 +21,7 @@ from igkd_search import (
     __version__,
     database,
     importances,
+    latency_table,
     paper,
     progress,
     report_pictures,
@@ -37,9 +38,9 @@ MOST_CURVES = 150
 FLATTERY = (
     "The winner is the highest of {count} complete trials, chosen by this very number, so it is "
     "high partly by luck. The interval covers which images were validated on, not the luck of the "
-    "choice, nor that of the seed. Before naming a winner, try the leading configurations again "
-    "(igkd add {study} NAME=VALUE ...: each try has a fresh seed) and compare their means. Then "
-    "train the one that is chosen: igkd train reads the test set, once."
+    "choice, nor that of the seed. Before naming a winner, have the leading configurations trained "
+    "again by fresh seeds: igkd export {study} -o best.toml --top 5 --seeds 3 exports the one with "
+    "the highest mean. Then train it: igkd train reads the test set, once."
 )
 
 
@@ -87,6 +88,7 @@ def _read(base: database.Database, name: str) -> Report:
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": {key: status[key] for key in _STATUS} | {"workers": _at_work(status)},
         "answer": _answer(name, summary, rows),
+        "timings": _timings(base, name, summary["best"]),
         "summary": summary,
         "ranking": [row.number for row in results.answers(rows)],
         "trials": [_trial(row) for row in rows],
@@ -181,6 +183,16 @@ def _latency(
 def _pair(teacher: int | None, student: int | None) -> dict[str, Any]:
     ratio = teacher / student if teacher and student else None
     return {"teacher": teacher, "student": student, "ratio": ratio}
+
+
+def _timings(
+    base: database.Database, name: str, best: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """What `igkd latency` has kept, where it is of the student that wins now."""
+    found = latency_table.kept(base, name)
+    if found is None or best is None:
+        return None
+    return found if found["architecture"] == best["attributes"].get("architecture") else None
 
 
 # --- the trials

@@ -269,6 +269,21 @@ def _difference(one: Mapping[str, Any] | None) -> list[str]:
     return [ablation_text.points(one["difference"], True), ablation_text.interval(one), *p_values]
 
 
+def print_latency(found: Mapping[str, Any]) -> None:
+    """Print what `timings.measure` found: times, then costs, then what must be said of them."""
+    from igkd_search import latency_table
+
+    of = f" of {found['architecture']}" if "architecture" in found else ""
+    for title, head, rows in (
+        (f"latency{of}", latency_table.HEAD, latency_table.timing_rows(found)),
+        ("costs", latency_table.COSTS, latency_table.cost_rows(found)),
+    ):
+        plain = [[cell.replace("\u00d7", "x") for cell in row] for row in rows]
+        console.print_table(title, head, plain)
+    said = {"times": "ms a call, median (interquartile range) of n rounds"}
+    console.print_pairs("measured", said | latency_table.notes(found))
+
+
 def print_studies(found: Sequence[Mapping[str, Any]], place: str) -> None:
     """Print a line for each study of a storage; below, what is wrong with damaged ones."""
     if not found:
@@ -308,8 +323,8 @@ def print_materials(
 ) -> None:
     """Print the entries of a vault, what --prune removed or could remove, and what is unknown."""
     if removed is not None:
-        freed = shown_size(sum(entry.bytes for entry in removed))
-        lines = {f"{entry.kind}/{entry.digest}": shown_size(entry.bytes) for entry in removed}
+        freed = amounts.size(sum(entry.bytes for entry in removed))
+        lines = {f"{entry.kind}/{entry.digest}": amounts.size(entry.bytes) for entry in removed}
         console.print_pairs(
             f"removed {_entries(len(removed))}, {freed} freed" if removed else "nothing to remove",
             lines,
@@ -324,7 +339,7 @@ def print_materials(
         [
             entry.kind,
             entry.digest,
-            shown_size(entry.bytes),
+            amounts.size(entry.bytes),
             _age((now - entry.created).total_seconds()),
             ", ".join(entry.used_by),
             entry.state,
@@ -332,12 +347,12 @@ def print_materials(
         for entry in found.entries
     ]
     console.print_table("", ["kind", "digest", "size", "age", "used by", "state"], rows)
-    total = f"{_entries(len(rows))}, {shown_size(sum(entry.bytes for entry in found.entries))}"
+    total = f"{_entries(len(rows))}, {amounts.size(sum(entry.bytes for entry in found.entries))}"
     pairs = {"total": f"{total} in {found.root}"}
     if found.unaccounted:
         pairs["not known"] = f"what is used by {', '.join(found.unaccounted)}; igkd prepare says"
     elif unused := found.unused():
-        size = shown_size(sum(entry.bytes for entry in unused))
+        size = amounts.size(sum(entry.bytes for entry in unused))
         pairs["unused"] = f"{_entries(len(unused))}, {size}; igkd materials --prune removes them"
     console.print_pairs("materials", pairs)
 
@@ -369,16 +384,6 @@ def print_gallery(found: "gallery.Gallery", output: Path) -> None:
 
 def _entries(count: int) -> str:
     return f"{count} {'entry' if count == 1 else 'entries'}"
-
-
-def shown_size(count: int) -> str:
-    """Bytes as people read them, in powers of 1000: 812 B, 9.1 MB, 162 MB."""
-    size, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 999.5:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.1f} {unit}" if size < 9.95 and unit != "B" else f"{size:.0f} {unit}"
 
 
 def _age(seconds: float) -> str:

@@ -43,3 +43,22 @@ def test_a_number_is_said(found: str, wanted: str) -> None:
 def test_what_is_not_known_is_not_said() -> None:
     assert amounts.percent(None) == amounts.milliseconds(None) == amounts.times(None) == ""
     assert amounts.count(None) == amounts.span(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (9_949, "9.9 kB"),
+        (9_951, "10 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (162_000_000, "162 MB"),
+        (5_300_000_000_000, "5.3 TB"),
+        (5_300_000_000_000_000, "5300 TB"),
+    ],
+)
+def test_sizes_are_short(count: int, text: str) -> None:
+    assert amounts.size(count) == text

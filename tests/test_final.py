@@ -74,6 +74,7 @@ def light(whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(deployment, "write", write)
     monkeypatch.setattr(faithfulness, "measure", lambda *a, **o: result["faithfulness"])
+    monkeypatch.setattr(faithfulness, "maps_of", lambda *a, **o: None)
     for module in (faithfulness, ablation):
         monkeypatch.setattr(module, "draw", lambda found, path: path.write_bytes(b""))
 

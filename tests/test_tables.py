@@ -218,25 +218,6 @@ def test_a_study_that_does_not_say_what_it_uses_is_told(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (9_949, "9.9 kB"),
-        (9_951, "10 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1.0 MB"),
-        (162_000_000, "162 MB"),
-        (5_300_000_000_000, "5.3 TB"),
-        (5_300_000_000_000_000, "5300 TB"),
-    ],
-)
-def test_sizes_are_short(count: int, text: str) -> None:
-    assert tables.shown_size(count) == text
-
-
-@pytest.mark.parametrize(
     ("seconds", "text"),
     [(-1, "0 s"), (59.4, "59 s"), (60, "1 min"), (7199, "1 h"), (86399, "23 h"), (432000, "5 d")],
 )

@@ -1,25 +1,30 @@
 """The main job as a user types it: `igkd run digits`, then best, export and train, on real data."""
 
+import csv
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
+import numpy as np
 import optuna
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
-from igkd_search import study_file
+from igkd_search import datasets, spec, study_file
 from tests.end_to_end.user import Answer, Folder
 
+ABLATION = ("--seeds", "3", "--arms", "baseline,kd,ig,kd+ig")
 NAMES = ["kd_weight", "learning_rate", "overlay_probability", "temperature"]
 
 
 @pytest.fixture(scope="module")
 def final(folder: Folder, first: Answer) -> Any:
-    """The final training of what was found: its result.json."""
+    """The final training of what was found, and its ablation: its result.json."""
     folder.igkd("export", "digits", "-o", "best.toml")
-    return folder.igkd_json("train", "best.toml", "-o", "final")
+    return folder.igkd_json("train", "best.toml", "-o", "final", *ABLATION)
 
 
 def test_the_budget_is_spent_exactly_and_somebody_wins(folder: Folder, first: Answer) -> None:
@@ -116,6 +121,45 @@ def test_the_final_student_is_good_and_the_test_set_was_read_once(
     assert final["student"]["accuracy"]["mean"] >= 0.95
     assert json.loads((folder.path / "final" / "result.json").read_text()) == final
     assert load_file(folder.path / "final" / "student.safetensors")
+
+
+def test_every_arm_is_told_with_its_spread_and_compared(folder: Folder, final: Any) -> None:
+    assert list(final["arms"]) == ["baseline", "kd", "ig", "kd+ig"]
+    for arm in final["arms"].values():
+        assert arm["accuracy"]["n"] == 3 and arm["accuracy"]["mean"] >= 0.9
+        assert [seed["reads"] for seed in arm["seeds"]] == [1, 1, 1]
+    again = folder.igkd("train", "best.toml", "-o", "final", *ABLATION)
+    for arm in final["arms"]:
+        accuracy = final["arms"][arm]["accuracy"]
+        (line,) = (
+            line
+            for line in again.output.splitlines()
+            if re.match(rf"{re.escape(arm)} +\d+\.\d+ \+- .* 3 ", line)
+        )
+        assert f"{100 * accuracy['mean']:.2f} +- {100 * accuracy['sd']:.2f}" in line
+    assert "the test set is not read again" in again.log
+    assert "points above baseline" in (folder.path / "final" / "ablation.md").read_text()
+
+
+def test_the_quantised_student_is_nearly_as_good(final: Any) -> None:
+    files = final["deployment"]
+    assert files["onnx"]["parity"] <= 1e-4
+    assert files["onnx"]["accuracy"] == final["student"]["shipped"]["accuracy"]
+    assert files["int8"]["accuracy"] >= files["onnx"]["accuracy"] - 0.03
+    assert files["int8"]["bytes"] < files["onnx"]["bytes"] / 2
+
+
+def test_the_example_classifies_a_picture_without_torch(folder: Folder, final: Any) -> None:
+    pixels, labels = datasets.load_test(spec.Data(), folder.path / "storage", 10)
+    rows = csv.DictReader((folder.path / "final" / "predictions.csv").read_text().splitlines())
+    answers = [row["prediction_name"] for row in rows]
+    for index in (0, 100):
+        picture = folder.path / f"digit-{index}.png"
+        Image.fromarray(np.asarray(pixels[index]).transpose(1, 2, 0)).save(picture)
+        # -I: nothing of this project can be imported by it
+        told = folder.type("-I", "final/example.py", str(picture)).output
+        assert answers[index] in told.split(), told
+    assert int(answers[0]) == labels[0]
 
 
 def test_the_final_student_was_trained_as_the_winner_says(folder: Folder, final: Any) -> None:

@@ -1,0 +1,261 @@
+"""Teacher and student side by side: four engines, batches, threads; what they weigh and occupy.
+
+Every model is what would be shipped: uint8 pixels in, normalisation inside. All engines and both
+models of one batch size and thread count are timed in turn (`latency.interleave`), so that a drift
+of the machine meets all of them alike and their ratio holds. docs/latency.md says how to read it.
+"""
+
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from igkd_search import (
+    activations,
+    compiling,
+    deployment,
+    latency,
+    latency_table,
+    models,
+    onnx_export,
+    optimizers,
+    stages,
+)
+from igkd_search.errors import MaterialError, reason_of
+
+log = logging.getLogger(__name__)
+
+Engine = Literal["pytorch", "compiled", "onnxruntime", "onnxruntime-int8"]
+ENGINES: tuple[Engine, ...] = ("pytorch", "compiled", "onnxruntime", "onnxruntime-int8")
+BATCHES = (1, 64)
+_ROUNDS, _ROUNDS_OF_BATCHES = 30, 10  # of one image, and of several, which take seconds a round
+_PAUSE = 0.005  # seconds; a thread pool spins a little before it sleeps, on cores of the next
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One network as every engine runs it."""
+
+    resting: nn.Module
+    onnx: bytes | None
+    int8: bytes | None
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What is timed in turn."""
+
+    threads: int
+    batch: int
+    images: Tensor
+
+
+def all_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def measure(
+    networks: Mapping[str, nn.Module],
+    pixels: deployment.Pixels,
+    mean: Any,
+    sd: Any,
+    *,
+    calibration: str = "training rows",
+    engines: Sequence[Engine] = ENGINES,
+    batches: Sequence[int] = BATCHES,
+    threads: Sequence[int] | None = None,
+    rounds: int | None = None,
+    files: Mapping[str, Mapping[str, Path]] | None = None,
+) -> dict[str, Any]:
+    """Time "teacher" and "student", which take normalised images; plain JSON, docs/latency.md.
+
+    `pixels`, uint8 (N, 3, H, W), calibrate int8 and are called `calibration` in what is returned;
+    `mean` and `sd` (3,) normalise. `threads` are by default 1 and all cores. `files` names
+    ONNX files on pixels that are there already: network -> "onnx", "int8" -> path. An engine that
+    cannot run them is left out, with the reason.
+    """
+    assert set(networks) == {"teacher", "student"}, networks.keys()
+    shape = pixels.shape[1:]
+    skipped: dict[str, str] = {}
+    counts = tuple(dict.fromkeys(threads or (1, all_cores())))
+    with stages.stage("timings", note="exporting to ONNX") as stage:
+        subjects = {
+            name: _subject(
+                network, (mean, sd), pixels, engines, (files or {}).get(name, {}), skipped
+            )
+            for name, network in networks.items()
+        }
+        busy = latency.warn_if_busy()
+        rows = []
+        for count in counts:
+            for batch in dict.fromkeys(batches):
+                images = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8)
+                rows += _timed(
+                    subjects, _Cell(count, batch, images), engines, rounds, skipped, stage
+                )
+    return {
+        "machine": machine() | {"cores_used_by_others": round(busy, 2)},
+        "models": {
+            name: _figures(network, subjects[name], shape) for name, network in networks.items()
+        },
+        "calibration": calibration,
+        "rows": rows,
+        "skipped": [{"engine": engine, "reason": reason} for engine, reason in skipped.items()],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures are valid for: processor, cores, system, versions."""
+    found = latency.machine()
+    del found["threads"]
+    return found | {
+        "usable_cores": all_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """What `measure` has found, as Markdown."""
+    return latency_table.markdown(found)
+
+
+# --- the networks
+
+
+def _subject(
+    network: nn.Module,
+    normalisation: tuple[Any, Any],
+    pixels: deployment.Pixels,
+    engines: Sequence[Engine],
+    files: Mapping[str, Path],
+    skipped: dict[str, str],
+) -> _Subject:
+    resting = onnx_export.resting_copy(deployment.Deployed(network, *normalisation))
+    exact, small = (
+        files[kind].read_bytes() if kind in files else None for kind in ("onnx", "int8")
+    )
+    if exact is None and {"onnxruntime", "onnxruntime-int8"} & {*engines}:
+        try:
+            model, _ = deployment.exported(network, *normalisation, pixels)
+            exact = model.SerializeToString()
+            if "onnxruntime-int8" in engines:
+                small = deployment.quantise(model, pixels)
+        except MaterialError as error:
+            skipped["onnxruntime-int8" if exact else "onnxruntime"] = str(error)
+            skipped.setdefault("onnxruntime-int8", str(error))
+    return _Subject(resting, exact, small)
+
+
+def _figures(network: nn.Module, subject: _Subject, shape: tuple[int, int, int]) -> dict[str, Any]:
+    resting = onnx_export.resting_copy(network)
+    files = {"onnx": subject.onnx, "int8": subject.int8}
+    return {
+        "parameters": models.count_parameters(network),
+        "macs": models.count_macs(resting, shape),
+        "activation_bytes": activations.peak_bytes(resting, shape),
+        "files": {kind: len(content) for kind, content in files.items() if content is not None},
+    }
+
+
+# --- the times
+
+
+def _timed(
+    subjects: Mapping[str, _Subject],
+    cell: _Cell,
+    engines: Sequence[Engine],
+    rounds: int | None,
+    skipped: dict[str, str],
+    stage: stages.Stage,
+) -> list[dict[str, Any]]:
+    """A row for each engine that runs."""
+    what = f"batch {cell.batch}, {cell.threads} thread{'s' if cell.threads > 1 else ''}"
+    with latency.using_threads(cell.threads), torch.inference_mode():
+        calls: dict[Engine, list[Callable[[], object]]] = {}
+        for engine in engines:
+            if engine in skipped:
+                continue
+            stage.advance(0, f"{what}: preparing {latency_table.TITLES[engine]}")
+            try:
+                calls[engine] = [_CALLS[engine](each, cell) for each in subjects.values()]
+            except Exception as error:  # whatever a compiler or an engine raises
+                log.debug("%s cannot be timed", engine, exc_info=True)
+                skipped[engine] = _why(error)
+        stage.advance(0, f"{what}: timing")
+        several = rounds or (_ROUNDS if cell.batch == 1 else _ROUNDS_OF_BATCHES)
+        times = latency.interleave(
+            [call for both in calls.values() for call in both], several, pause=_PAUSE
+        )
+    stats = [latency.summarise(row) for row in times]
+    names = list(subjects)
+    found = []
+    for position, engine in enumerate(calls):
+        both = dict(zip(names, stats[2 * position : 2 * position + 2], strict=True))
+        ratio = both["teacher"].median_ms / both["student"].median_ms
+        shown = {name: each.as_dict() for name, each in both.items()}
+        found.append(
+            {
+                "engine": engine,
+                "batch": cell.batch,
+                "threads": cell.threads,
+                **shown,
+                "ratio": ratio,
+            }
+        )
+    return found
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {reason_of(error)}"
+
+
+def _eager(subject: _Subject, cell: _Cell) -> Callable[[], object]:
+    return lambda: subject.resting(cell.images)
+
+
+def _compiled(subject: _Subject, cell: _Cell) -> Callable[[], object]:
+    """Compiled for this batch and these threads; it compiles here, which takes a minute."""
+    optimizers.import_what_torch_delays()
+
+    def forward(images: Tensor) -> Tensor:
+        logits: Tensor = subject.resting(images)
+        return logits
+
+    compiled = torch.compile(compiling.own_code(forward), dynamic=False, fullgraph=True)
+    with onnx_export.quiet():
+        compiled(cell.images)
+    return lambda: compiled(cell.images)
+
+
+def _onnxruntime(subject: _Subject, cell: _Cell) -> Callable[[], object]:
+    assert subject.onnx is not None
+    return _session_call(subject.onnx, cell)
+
+
+def _int8(subject: _Subject, cell: _Cell) -> Callable[[], object]:
+    assert subject.int8 is not None
+    return _session_call(subject.int8, cell)
+
+
+def _session_call(content: bytes, cell: _Cell) -> Callable[[], object]:
+    session = onnx_export.opened(content, cell.threads)
+    outputs, inputs = [onnx_export.OUTPUT], {deployment.INPUT: cell.images.numpy()}
+    return lambda: session.run(outputs, inputs)
+
+
+_CALLS: dict[Engine, Callable[[_Subject, _Cell], Callable[[], object]]] = {
+    "pytorch": _eager,
+    "compiled": _compiled,
+    "onnxruntime": _onnxruntime,
+    "onnxruntime-int8": _int8,
+}
