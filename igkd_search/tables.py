@@ -211,7 +211,7 @@ def print_final(result: dict[str, Any], output: Path) -> None:
     console.print_table(title, ["", "teacher", "student", "ratio"], rows)
     if result.get("ablation"):
         print_ablation(result["ablation"])
-        head = ["arm", *(name.replace(" ", "\n") for name in faithfulness_text.BY_ARM.values())]
+        head = ["arm", *(name.replace(" ", "\n", 1) for name in faithfulness_text.BY_ARM.values())]
         rows = faithfulness_text.by_arm(result["arms"])
         console.print_table("faithfulness to the teacher's maps", head, rows)
     reads = result["test"]["reads"]
