@@ -72,7 +72,7 @@ def write(
     training rows, of which up to 512 check the parity and calibrate int8; `origin` goes into the
     files' metadata. MaterialError, with nothing written, where PyTorch answers otherwise.
     """
-    chosen = np.ascontiguousarray(pixels[datasets.sample_rows(len(pixels), CALIBRATION_IMAGES)])
+    chosen = sample(pixels)
     try:
         model, parity = exported(student, mean, sd, chosen)
         _describe(model, class_names, chosen.shape[1:], origin or {})
@@ -85,6 +85,11 @@ def write(
     found = {"file": FP32, "bytes": len(exact), "opset": opset_of(model), "parity": parity}
     smaller = {"file": INT8, "bytes": len(small), "calibration_images": len(chosen)}
     return {"onnx": found, "int8": {**smaller, "agreement": agreement}}
+
+
+def sample(pixels: Pixels) -> Pixels:
+    """A copy of up to 512 images (N, 3, H, W), evenly spaced."""
+    return np.ascontiguousarray(pixels[datasets.sample_rows(len(pixels), CALIBRATION_IMAGES)])
 
 
 def exported(

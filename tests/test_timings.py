@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from igkd_search import deployment, latency, timings
+from igkd_search.errors import MaterialError
 from tests import tiny
 
 MEAN, SD = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
@@ -184,6 +185,25 @@ def test_what_cannot_be_exported_is_timed_in_pytorch(
     assert set(skipped) == {"onnxruntime", "onnxruntime-int8"}
     assert "cannot be exported" in skipped["onnxruntime"]
     assert found["models"]["teacher"]["files"] == {}
+
+
+def test_few_images_calibrate_however_many_are_given(
+    networks: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def fail(network: nn.Module, mean: Any, sd: Any, pixels: deployment.Pixels) -> None:
+        assert pixels.flags.writeable  # rows may come from a file that is mapped to be read only
+        seen.append(len(pixels))
+        raise MaterialError("no")
+
+    monkeypatch.setattr(deployment, "exported", fail)
+    many = np.zeros((2000, 3, tiny.SIZE, tiny.SIZE), np.uint8)
+    many.flags.writeable = False
+    only: list[timings.Engine] = ["onnxruntime-int8"]
+    found = timings.measure(networks, many, MEAN, SD, engines=only, batches=(1,), threads=(1,))
+    assert seen == [512, 512] and found["rows"] == []
+    assert found["skipped"] == [{"engine": "onnxruntime-int8", "reason": "no"}]
 
 
 def test_the_networks_keep_their_mode(
