@@ -21,6 +21,10 @@ MEANS = (
     "Milliseconds a call, that is a whole batch of uint8 pixels, normalisation included: median "
     "(interquartile range) of n warm rounds on the CPU, all engines and both models in turn."
 )
+MEANS_OF_SEARCH = (
+    "Milliseconds for one normalised image: median (interquartile range) of n warm rounds on the "
+    "CPU, both models in turn, measured before the search."
+)
 COUNTED = (
     "Peak of activations: intermediate tensors that live at once in one image's forward in eager "
     "PyTorch, without weights and input."
@@ -38,7 +42,7 @@ def timing_rows(found: Mapping[str, Any]) -> list[list[str]]:
             str(row["threads"]),
             *(_median(row[who]) for who in ("teacher", "student")),
             amounts.times(row["ratio"]),
-            str(row["student"]["n"]),
+            str(row["student"].get("n", "")),
         ]
         for row in found["rows"]
     ]
@@ -64,6 +68,17 @@ def cost_rows(found: Mapping[str, Any]) -> list[list[str]]:
         [title, show(ours), show(theirs), amounts.times(ours / theirs)]
         for title, ours, theirs, show in pairs
     ]
+
+
+def of_search(latency: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search has measured of its winner, engine -> teacher, student, ratio, as `rows`."""
+    return {
+        "rows": [
+            {"engine": engine, "batch": 1, "threads": 1, **timed}
+            for engine in TITLES
+            if (timed := latency.get(engine)) is not None
+        ]
+    }
 
 
 def notes(found: Mapping[str, Any]) -> dict[str, str]:
@@ -95,9 +110,23 @@ def latency_noise(cores: int) -> float:
 
 def markdown(found: Mapping[str, Any]) -> str:
     """Both tables and what must be said of them; it ends without a newline."""
-    said = [f"{MEANS} {COUNTED}", *(f"- {name}: {text}" for name, text in notes(found).items())]
     tables = [_table(HEAD, timing_rows(found)), _table(COSTS, cost_rows(found))]
-    return "\n\n".join([*tables, said[0], "\n".join(said[1:])])
+    said = "\n".join(f"- {name}: {text}" for name, text in notes(found).items())
+    return "\n\n".join([*tables, f"{MEANS} {COUNTED}", said])
+
+
+def markdown_of_search(latency: Mapping[str, Any], study: str) -> str:
+    """The same where only the search has measured, with what to type for more."""
+    table = _table(HEAD, timing_rows(of_search(latency)))
+    return f"{table}\n\n{MEANS_OF_SEARCH} {more(study)}"
+
+
+def more(study: str) -> str:
+    """What to type where only the search has measured."""
+    return (
+        f"`igkd latency {study}` measures the winner in every engine, int8 and batches included, "
+        "and its figures are shown here."
+    )
 
 
 def keep(base: database.Database, study: str, found: Mapping[str, Any]) -> None:
@@ -117,9 +146,10 @@ def kept(base: database.Database, study: str) -> dict[str, Any] | None:
 
 def _median(stats: Mapping[str, Any]) -> str:
     middle, spread = (
-        amounts.milliseconds(stats[name]).removesuffix(" ms") for name in ("median_ms", "iqr_ms")
+        amounts.milliseconds(stats.get(name)).removesuffix(" ms")
+        for name in ("median_ms", "iqr_ms")
     )
-    return f"{middle} ({spread})"
+    return f"{middle} ({spread})" if spread else middle
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -21,6 +21,7 @@ from igkd_search import (
     __version__,
     database,
     importances,
+    latency_table,
     paper,
     progress,
     report_pictures,
@@ -87,6 +88,7 @@ def _read(base: database.Database, name: str) -> Report:
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": {key: status[key] for key in _STATUS} | {"workers": _at_work(status)},
         "answer": _answer(name, summary, rows),
+        "timings": _timings(base, name, summary["best"]),
         "summary": summary,
         "ranking": [row.number for row in results.answers(rows)],
         "trials": [_trial(row) for row in rows],
@@ -181,6 +183,16 @@ def _latency(
 def _pair(teacher: int | None, student: int | None) -> dict[str, Any]:
     ratio = teacher / student if teacher and student else None
     return {"teacher": teacher, "student": student, "ratio": ratio}
+
+
+def _timings(
+    base: database.Database, name: str, best: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """What `igkd latency` has kept, where it is of the student that wins now."""
+    found = latency_table.kept(base, name)
+    if found is None or best is None:
+        return None
+    return found if found["architecture"] == best["attributes"].get("architecture") else None
 
 
 # --- the trials

@@ -15,7 +15,14 @@ from typing import Any
 import jinja2
 import plotly
 
-from igkd_search import amounts, charts, report_captions, report_charts, report_pictures
+from igkd_search import (
+    amounts,
+    charts,
+    latency_table,
+    report_captions,
+    report_charts,
+    report_pictures,
+)
 from igkd_search.report import Report
 
 TOP_TRIALS = 10
@@ -76,7 +83,27 @@ def render(report: Report) -> str:
         trust=report_captions.trust(content["answer"]) if content["answer"] else "",
         searched=report_charts.searched(report.rows),
         overlays=_overlays(report),
+        latency=_latency(content),
     )
+
+
+def _latency(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows of both tables of `igkd latency`, or of what the search has measured; their words."""
+    found, answer = content["timings"], content["answer"]
+    head, costs = latency_table.HEAD, latency_table.COSTS
+    if found is None:
+        rows = latency_table.of_search(answer["latency"] if answer else {})
+        said = latency_table.MEANS_OF_SEARCH
+        return {"head": head, "rows": latency_table.timing_rows(rows), "said": said}
+    return {
+        "head": head,
+        "rows": latency_table.timing_rows(found),
+        "said": latency_table.MEANS,
+        "costs_head": costs,
+        "costs": latency_table.cost_rows(found),
+        "counted": latency_table.COUNTED,
+        "notes": latency_table.notes(found),
+    }
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from igkd_search import amounts, charts, report_captions
+from igkd_search import amounts, charts, latency_table, report_captions
 
 _TOP = 5
 _MOST_FAILURES = 10
@@ -22,7 +22,7 @@ def render(content: Mapping[str, Any]) -> str:
     if answer is not None:
         rows = content["summary"]["front"]
         title = "## The most accurate trials" if rows is None else "## Front"
-        parts += [title, _trials(content)]
+        parts += [title, _trials(content), "## Latency", _latency(content, answer)]
     if content["failures"]:
         parts += ["## Failures", _failures(content)]
     parts.append(_provenance(content))
@@ -80,6 +80,13 @@ def _accuracy(accuracy: float | None, interval: Mapping[str, Any] | None) -> str
         return amounts.percent(accuracy)
     low, high = (amounts.percent(interval[end], 1) for end in ("low", "high"))
     return f"{amounts.percent(accuracy)} ({low} to {high})"
+
+
+def _latency(content: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
+    """The whole table of `igkd latency`, or what the search has measured."""
+    if content["timings"] is None:
+        return _plain(latency_table.markdown_of_search(answer["latency"], content["study"]))
+    return _plain(latency_table.markdown(content["timings"]))
 
 
 def _budget(content: Mapping[str, Any]) -> str:

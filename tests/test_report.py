@@ -9,10 +9,19 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from igkd_search import paper, report, report_page, report_text, results, slots, uncertainty
+from igkd_search import (
+    latency_table,
+    paper,
+    report,
+    report_page,
+    report_text,
+    results,
+    slots,
+    uncertainty,
+)
 from igkd_search.errors import StorageError
 from igkd_search.fenced import FencedStorage
-from tests import reports
+from tests import measured, reports
 from tests.test_floors import house_imports, imported_names, tree_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "report.md"
@@ -49,6 +58,17 @@ def test_an_accuracy_has_the_interval_of_the_images_it_was_counted_on() -> None:
     assert answer["contenders"][0] == answer["trial"]
     assert inside == sorted(inside, reverse=True) and min(inside) >= low
     assert "12 complete trials" in answer["flattery"]
+
+
+@pytest.mark.parametrize(("architecture", "shown"), [("small", True), ("tiny", False)])
+def test_kept_timings_are_shown_while_their_student_wins(
+    tmp_path: Path, architecture: str, shown: bool
+) -> None:
+    base = reports.study(tmp_path, "mixed")
+    kept = measured.found(study="s", trial=0, architecture=architecture)
+    latency_table.keep(base, "s", kept)
+    assert report.read(base, "s").content["timings"] == (kept if shown else None)
+    base.close()
 
 
 @pytest.mark.parametrize("kind", reports.KINDS)

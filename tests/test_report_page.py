@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from igkd_search import charts, report_page, report_pictures
-from tests import reports, trials
+from tests import measured, reports, trials
 
 
 @cache
@@ -207,3 +207,17 @@ def test_every_colour_has_one_for_the_dark() -> None:
     assert used <= {*report_page.DARK, *report_page.DARK.values()} | {"#222222", "#c9c7c1"} | {
         *("#3d3f45", "#2a2f38", "#ffffff", "#4a505c", "#c9c6bd", "#191a1c")
     }
+
+
+def test_latency_is_the_whole_table_or_that_of_the_search() -> None:
+    made = reports.made("mixed")
+    plain = Outline(page("mixed")).text
+    assert "PyTorch eager 1 1 8.00 (0.200) 2.00 (0.200) 4.00\u00d7 30" in plain
+    assert "igkd latency s measures the winner" in plain
+    whole = replace(made, content={**made.content, "timings": measured.found()})
+    text = Outline(report_page.render(whole)).text
+    assert "ONNX Runtime int8 64 2 100 (10.0) 60.0 (6.00) 1.67\u00d7 30" in text
+    assert "File, ONNX int8 2.2 MB 543 kB" in text and "Machine: Example CPU" in text
+    assert "igkd latency s" not in text
+    # no winner, no latency
+    assert 'id="latency"' not in page("empty") and "#latency" not in page("empty")

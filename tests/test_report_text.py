@@ -3,7 +3,7 @@
 import pytest
 
 from igkd_search import amounts, report_text
-from tests import reports
+from tests import measured, reports
 
 
 @pytest.mark.parametrize("kind", reports.KINDS)
@@ -44,3 +44,15 @@ def test_of_a_pareto_study_the_front_is_listed() -> None:
     part = text.split("## Front")[1]
     assert part.index("| 1 | 90.00% |") < part.index("| 0 | 70.00% |")
     assert "| 2 |" not in part
+
+
+def test_latency_is_the_whole_table_or_that_of_the_search() -> None:
+    content = reports.made("mixed").content
+    part = report_text.render(content).split("## Latency")[1].split("\n<details>")[0]
+    assert "| ONNX Runtime | 1 | 1 | 4.00 (0.100) | 1.00 (0.100) | 4.00\u00d7 | 30 |" in part
+    assert "igkd latency s" in part and "before the search" in part
+    text = report_text.render({**content, "timings": measured.found()})
+    part = text.split("## Latency")[1].split("\n<details>")[0]
+    assert "| ONNX Runtime int8 | 64 | 2 | 100 (10.0) | 60.0 (6.00) |" in part
+    assert "peak of activations" in part and "Example CPU" in part
+    assert "igkd latency" not in part
