@@ -145,7 +145,9 @@ def train(
             epochs = max(len(wanted), 1) * seeds * exported.trial.epochs
             _together(command, several, output / "logs", output / "runs", epochs)
         tuning = [] if tune_arms is None else ["trials"]
-        with stages.display(["start", *tuning, *STAGES[1:-1], "students", "files", "test"]):
+        with stages.display(
+            ["start", *tuning, *STAGES[1:-1], "students", "files", "test", "timings"]
+        ):
             with stages.stage("start", note="loading"):
                 check_home(home)
                 from igkd_search import final

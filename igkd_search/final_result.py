@@ -26,6 +26,7 @@ from igkd_search import (
     sources,
     spec,
     stages,
+    timings,
     vault,
 )
 from igkd_search.arms import Arm
@@ -92,7 +93,7 @@ def settle(workshop: Workshop, earlier: Sequence[Mapping[str, Any]]) -> dict[str
         "ablation": _ablation(workshop, told, test["images"]),
         "tuning": _tuning(workshop),
         "deployment": deployed,
-        "latency": None,
+        "latency": _latency(workshop),
         "faithfulness": answers[plan.shipped, 0]["faithfulness"],
         "machine": latency.machine(),
         "history": [*earlier, _asked_now(workshop)],
@@ -215,6 +216,27 @@ def _deployed(workshop: Workshop) -> dict[str, dict[str, Any]]:
         vault.write_whole(path, json.dumps(written).encode())
     found: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
     return found
+
+
+def _latency(workshop: Workshop) -> dict[str, Any]:
+    """Teacher and shipped student side by side, measured once a student, when nothing trains.
+
+    Without compiling, which takes minutes: `igkd latency` adds that.
+    """
+    run, shared = workshop.first, workshop.shared
+    path = run.folder / "latency.json"
+    if not path.exists():
+        networks = {
+            "teacher": shared.teacher.network,
+            "student": runs.load(run, workshop.bench_of(run)),
+        }
+        files = {"onnx": run.folder / deployment.FP32, "int8": run.folder / deployment.INT8}
+        data, engines = shared.data, [name for name in timings.ENGINES if name != "compiled"]
+        about = data.images, data.mean, data.sd
+        found = timings.measure(networks, *about, engines=engines, files={"student": files})
+        vault.write_whole(path, json.dumps(found).encode())
+    timed: dict[str, Any] = json.loads(path.read_bytes())
+    return timed
 
 
 # --- what is told of them

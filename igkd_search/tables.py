@@ -212,6 +212,8 @@ def print_final(result: dict[str, Any], output: Path) -> None:
     if result.get("ablation"):
         print_ablation(result["ablation"])
         _print_faithfulness(result["arms"])
+    if result.get("latency"):
+        print_latency(result["latency"])
     reads = result["test"]["reads"]
     times = "once" if reads == 1 else f"up to {reads} times"
     files = {

@@ -29,6 +29,7 @@ from igkd_search import (
     models,
     runs,
     spec,
+    timings,
     training,
     tuning,
     workshop,
@@ -75,6 +76,7 @@ def light(whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(deployment, "write", write)
     monkeypatch.setattr(faithfulness, "measure", lambda *a, **o: result["faithfulness"])
     monkeypatch.setattr(faithfulness, "maps_of", lambda *a, **o: None)
+    monkeypatch.setattr(timings, "measure", lambda *a, **o: result["latency"])
     for module in (faithfulness, ablation):
         monkeypatch.setattr(module, "draw", lambda found, path: path.write_bytes(b""))
 
