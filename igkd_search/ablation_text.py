@@ -55,10 +55,12 @@ def points(share: float, sign: bool = False) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Three decimals, and never 0.000."""
+    """Three decimals; never 0.000, and four where three would be the level that p is below."""
     if p is None:
         return ""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    if p < 0.001:
+        return "<0.001"
+    return f"{p:.4f}" if 0.0495 <= p < 0.05 else f"{p:.3f}"
 
 
 def says_p(p: float) -> str:
@@ -74,10 +76,12 @@ def accuracy(arm: Mapping[str, Any]) -> str:
 
 
 def interval(one: Mapping[str, Any]) -> str:
-    """Both ends of a difference's interval in points."""
-    return (
-        "" if one["low"] is None else f"{points(one['low'], True)} to {points(one['high'], True)}"
-    )
+    """Both ends of a difference's interval in points; one that is nearly zero keeps its sign."""
+    if one["low"] is None:
+        return ""
+    ends = ((one[end], points(one[end], True)) for end in ("low", "high"))
+    low, high = (f"{100 * end:+.1g}" if end and shown == "0.00" else shown for end, shown in ends)
+    return f"{low} to {high}"
 
 
 def _untested(family: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> Iterable[str]:

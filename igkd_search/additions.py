@@ -74,7 +74,7 @@ def parse(study: spec.Study, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_searched(record: database.StudyRow, study: spec.Study) -> spec.Study:
-    """The study without the students that take longer than its latency budget."""
+    """The study without the students that miss its bounds on latency."""
     table = record.facts.get("latency", {})
     latency_ms = {name: row["onnxruntime"]["median_ms"] for name, row in table.items()}
     return feasible.within(study, latency_ms)[0]
@@ -96,8 +96,7 @@ def _value(study: spec.Study, name: str, text: str) -> Any:
 
 
 def _type(name: str) -> Any:
-    field = spec.TrialConfig.model_fields.get(name)
-    return str if field is None else field.annotation
+    return spec.kind_of(name) if name in spec.TrialConfig.model_fields else str
 
 
 def _kind(name: str) -> str:

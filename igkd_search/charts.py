@@ -26,7 +26,7 @@ LABELS = {
     "learning_rate": "learning rate",
 }
 ACCURACY = "validation accuracy"
-OVER_BUDGET = "over budget"
+TOO_SLOW = "too slow"
 _WHERE = "<br>%{xaxis.title.text}: %{x}<extra></extra>"
 _CROWD = 200  # points, from which on they are drawn smaller
 
@@ -62,7 +62,7 @@ def accuracy_against_latency(summary: Mapping[str, Any], rows: Sequence[Row]) ->
     shown = [row.accuracy for row in [*within, *over] if row.accuracy is not None]
     low, high = span([*shown, *([teacher[1]] if teacher else [])])
     figure = empty("latency of the student, ms", ACCURACY, (low, high))
-    add_points(figure, over, _latency, low, OVER_BUDGET, MUTED, "circle-open")
+    add_points(figure, over, _latency, low, TOO_SLOW, MUTED, "circle-open")
     add_points(figure, within, _latency, low, "complete", COMPLETE, "circle")
     front = undominated(within)
     figure.add_scatter(
@@ -138,7 +138,7 @@ def epochs_saved(rows: Sequence[Row], question: Mapping[str, Any]) -> go.Figure:
 
 
 def complete(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
-    """Complete trials that keep the latency budget, and those that do not."""
+    """Complete trials that keep the bounds on latency, and those that do not."""
     found = _in(rows, "complete")
     return [row for row in found if row.feasible], [row for row in found if not row.feasible]
 
@@ -237,7 +237,7 @@ def _add_slice(
     shown = [row.accuracy for row in [*within, *over] or pruned if row.accuracy is not None]
     low, high = span(shown)
     add_points(figure, pruned, value, low, "pruned", PRUNED, "x-thin-open", **on)
-    add_points(figure, over, value, low, OVER_BUDGET, MUTED, "circle-open", **on)
+    add_points(figure, over, value, low, TOO_SLOW, MUTED, "circle-open", **on)
     add_points(figure, within, value, low, "complete", COMPLETE, "circle", **on)
     add_best(figure, summary, known, value, **on)
     theirs = paper.CHOICE.get(name)

@@ -21,7 +21,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import charts, database, patience, results, schema, study_note
+from igkd_search import charts, code_spans, database, patience, results, schema, study_note
 from igkd_search.errors import StorageError, StorageLost, reason_of
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class Exhibit(_CachedStorage):
                 return self._make(record)
         except Exception as error:
             log.exception("study %s cannot be described", record.name)
-            why = study_note.code(f"{type(error).__name__}: {reason_of(error)}")
+            why = code_spans.code(f"{type(error).__name__}: {reason_of(error)}")
             if isinstance(error, StorageError):
                 why = "the dashboard's log says why"  # it would say where the database is
             return {_NOTE_VERSION: 0} | _parts(_NOTE, f"This study cannot be described: {why}")

@@ -1,4 +1,4 @@
-"""The latency budget: students that take too long leave the space before the first trial.
+"""Bounds on latency: students that take too long leave the space before the first trial.
 
 What is left is asked for as before where it can be: narrower ranges, shorter choices. Where the
 students that fit are no such product, Optuna is asked for one of them by name. Optuna freezes the
@@ -14,51 +14,80 @@ from igkd_search.errors import StudyError
 
 
 def within(study: spec.Study, latency_ms: Mapping[str, float]) -> tuple[spec.Study, list[str]]:
-    """The study with only those students that fit its budget, and a line for each that left.
+    """The study with only those students that keep its bounds, and a line for each that left.
 
-    `latency_ms` maps a student's name to the median time of one image in ONNX Runtime: the figures
-    that the study keeps, not those of this host. StudyError when no student is left, or when a
-    point of search.start asks for one that left.
+    `latency_ms` maps a student's name, or "teacher", to the median time of one image in ONNX
+    Runtime: the figures that the study keeps, not those of this host. StudyError when no student is
+    left, or when a point of search.start asks for one that left.
     """
-    budget = study.search.latency_budget_ms
-    if budget is None:
+    search = study.search
+    if search.latency_budget_ms is None and search.min_speedup is None:
         return study, []
-    every = study.students()
-    fit = [each for each in every if latency_ms[each.name] <= budget]
+    why = {each: _why_not(search, each.name, latency_ms) for each in study.students()}
+    fit = [each for each, reason in why.items() if not reason]
     if not fit:
-        raise _nothing_left(study, {each.name: latency_ms[each.name] for each in every}, budget)
-    left = [
-        f"{each.name}: {latency_ms[each.name]:.3g} ms, over search.latency_budget_ms = {budget:g}"
-        for each in every
-        if each not in fit
-    ]
+        raise _nothing_left(study, latency_ms)
+    left = [f"{each.name}: {reason}" for each, reason in why.items() if reason]
     if not left:
         return study, []
     narrowed = _narrowed(study, fit)
-    _check_start(study, narrowed, latency_ms, budget)
+    _check_start(study, narrowed, latency_ms)
     return narrowed, left
 
 
-def _nothing_left(study: spec.Study, latency_ms: Mapping[str, float], budget: float) -> StudyError:
-    name = min(latency_ms, key=lambda each: (latency_ms[each], each))
-    enough = math.ceil(latency_ms[name] * 100) / 100
+def _why_not(search: spec.Search, name: str, latency_ms: Mapping[str, float]) -> str:
+    """What bounds a student misses, and by how much; nothing where it keeps them."""
+    took, speedup = latency_ms[name], speedup_of(name, latency_ms)
+    excess = search.excess(took, speedup)
+    missed = []
+    if excess.get("latency_ms", 0) > 0:
+        budget = search.latency_budget_ms
+        missed.append(f"{took:.3g} ms, over search.latency_budget_ms = {budget:g}")
+    if excess.get("speedup", 0) > 0:
+        missed.append(
+            f"{took:.3g} ms, {speedup:.3g} times as fast as the teacher, under search.min_speedup "
+            f"= {search.min_speedup:g}"
+        )
+    return "; ".join(missed)
+
+
+def speedup_of(name: str, latency_ms: Mapping[str, float]) -> float:
+    """How many times faster than the teacher a student is."""
+    return latency_ms["teacher"] / latency_ms[name]
+
+
+def _nothing_left(study: spec.Study, latency_ms: Mapping[str, float]) -> StudyError:
+    search = study.search
+    name = min((latency_ms[each.name], each.name) for each in study.students())[1]
+    enough = {
+        "latency_budget_ms": math.ceil(latency_ms[name] * 100) / 100,
+        "min_speedup": math.floor(speedup_of(name, latency_ms) * 100) / 100,
+    }
+    missed = {"latency_ms": "latency_budget_ms", "speedup": "min_speedup"}
+    excess = search.excess(latency_ms[name], speedup_of(name, latency_ms))
+    keys = [missed[bound] for bound, by in excess.items() if by > 0]
     return StudyError(
-        f"study '{study.name}': no student is within search.latency_budget_ms = {budget:g}; the "
-        f"nearest is {name} with {latency_ms[name]:.3g} ms. Type latency_budget_ms = {enough:g}, "
-        f"or let search.space hold smaller students ({', '.join(spec.SHAPE)})"
+        f"study '{study.name}': no student keeps {_bounds(search)}; the nearest is {name}: "
+        f"{_why_not(search, name, latency_ms)}. Type "
+        + " and ".join(f"{key} = {enough[key]:g}" for key in keys)
+        + f", or let search.space hold smaller students ({', '.join(spec.SHAPE)})"
     )
 
 
-def _check_start(
-    study: spec.Study, narrowed: spec.Study, latency_ms: Mapping[str, float], budget: float
-) -> None:
+def _bounds(search: spec.Search) -> str:
+    keys = ("latency_budget_ms", "min_speedup")
+    given = {key: getattr(search, key) for key in keys}
+    return " and ".join(f"search.{key} = {to:g}" for key, to in given.items() if to is not None)
+
+
+def _check_start(study: spec.Study, narrowed: spec.Study, latency_ms: Mapping[str, float]) -> None:
     faults = []
     for position, point in enumerate(study.search.start):
         if not narrowed.agreeing(point):
             name = min((latency_ms[each.name], each.name) for each in study.agreeing(point))[1]
             faults.append(
-                f"search.start[{position}]: {name} takes {latency_ms[name]:.3g} ms, over "
-                f"search.latency_budget_ms = {budget:g}; leave the point out, or raise the budget"
+                f"search.start[{position}]: {name} takes "
+                f"{_why_not(study.search, name, latency_ms)}; leave the point out, or ask for less"
             )
     if faults:
         raise StudyError(f"study '{study.name}': " + "\n  ".join(faults))

@@ -138,7 +138,7 @@ def hire(
 ) -> worker.Worker:
     """One worker for a study whose materials are there.
 
-    StudyError when no student is within the study's latency budget.
+    StudyError when no student keeps the study's bounds on latency.
     """
     chosen = devices.choose(device)
     study, left = feasible.within(study, _milliseconds(shared.latency))
@@ -266,7 +266,7 @@ def _latency_of(facts: Mapping[str, Any]) -> dict[str, materials.Latency]:
 
 
 def _milliseconds(table: Mapping[str, materials.Latency]) -> dict[str, float]:
-    """The figure of each architecture that a latency budget is about."""
+    """The figure of each architecture that bounds on latency are about."""
     return {name: row.timing.onnxruntime.median_ms for name, row in table.items()}
 
 
@@ -280,7 +280,7 @@ def _as_begun(study: spec.Study, facts: Mapping[str, Any]) -> spec.Study:
 
 def describe(study: spec.Study, shared: materials.Materials, device: str) -> worker.Describe:
     """What each trial carries about its student: architecture, latency, size."""
-    teacher = shared.latency["teacher"]
+    teacher, latency_ms = shared.latency["teacher"], _milliseconds(shared.latency)
 
     def of(config: spec.TrialConfig) -> Mapping[str, outcomes.Attribute]:
         name = spec.Architecture.of(config, study.teacher.architecture).name
@@ -290,6 +290,7 @@ def describe(study: spec.Study, shared: materials.Materials, device: str) -> wor
             "parameters": student.parameters,
             "compression": round(teacher.parameters / student.parameters, 4),
             "latency_ms": student.timing.onnxruntime.median_ms,
+            "speedup": feasible.speedup_of(name, latency_ms),
             "device": device,
             "threads": shared.threads,
         }

@@ -108,5 +108,5 @@ def _answer(model: nn.Module, seen: Tensor, watched: Tensor | None) -> tuple[Ten
     if watched is None:
         return model(seen).float(), None
     assert isinstance(model, models.Student)
-    maps = model.features(seen)
+    maps = model.maps(seen)
     return model.answer(maps).float(), losses.attention_loss(maps, watched)

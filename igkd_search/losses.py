@@ -45,11 +45,19 @@ def attention_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
 
     Maps are what a block answers, (B, C, h, w) with any C each; q is the mean over channels of
     their squares, as a vector of length 1 over the h * w places. Source: Zagoruyko and Komodakis
-    2017 (arXiv 1612.03928), activation-based attention.
+    2017 (arXiv 1612.03928), activation-based attention. Where the student sees fewer pixels than
+    the teacher, the teacher's attention is averaged over the student's places.
     """
     student, teacher = _attention(student_maps), _attention(teacher_maps)
-    return (student - teacher).square().sum(1).mean()
+    if student.shape != teacher.shape:
+        size = (student.shape[1], student.shape[2])
+        teacher = functional.adaptive_avg_pool2d(teacher[:, None], size)[:, 0]
+    return (_directed(student) - _directed(teacher)).square().sum(1).mean()
 
 
 def _attention(maps: Tensor) -> Tensor:
-    return functional.normalize(maps.float().square().mean(1).flatten(1), dim=1)
+    return maps.float().square().mean(1)
+
+
+def _directed(attention: Tensor) -> Tensor:
+    return functional.normalize(attention.flatten(1), dim=1)

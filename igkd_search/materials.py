@@ -127,6 +127,8 @@ def check(study: spec.Run, keeper: teacher.Keeper | None = None) -> None:
         models.check_removed_blocks(architecture)
         if max(study.ends_of("attention_weight")) > 0:
             models.check_blocks(architecture)
+        if "teacher" in study.ends_of("initialisation"):
+            models.check_prefix(architecture)
 
 
 def check_images(study: spec.Run, data: datasets.Dataset) -> None:
@@ -212,14 +214,18 @@ class _Timed:
 
 def _timed(study: spec.Run, data: datasets.Dataset) -> dict[str, _Timed]:
     """The teacher and every student of the space, by name."""
-    options, side = study.teacher, max(data.image_shape[1:])
+    options, shape = study.teacher, data.image_shape
 
-    def described(network: str, width: float, removed_blocks: int | None) -> dict[str, Any]:
+    def described(
+        network: str, width: float, removed_blocks: int | None, resolution: int | None = None
+    ) -> dict[str, Any]:
         return {
             "network": network,
             "origin": architectures.origin(network),
             "width": width,
             "removed_blocks": removed_blocks,
+            # left out where it is none, as in entries that were kept before there was one
+            **({} if resolution is None else {"resolution": resolution}),
             "classes": data.classes,
             "image_shape": list(data.image_shape),
             "torch": torch.__version__,
@@ -227,13 +233,13 @@ def _timed(study: spec.Run, data: datasets.Dataset) -> dict[str, _Timed]:
         }
 
     teachers = partial(
-        models.build_teacher, options.architecture, data.classes, options.width, side
+        models.build_teacher, options.architecture, data.classes, options.width, max(shape[1:])
     )
     found = {"teacher": _Timed(described(options.architecture, options.width, None), teachers)}
     for each in students(study):
         found[each.name] = _Timed(
-            described(each.network, each.width, each.removed_blocks),
-            partial(models.build_student, each, data.classes, side),
+            described(each.network, each.width, each.removed_blocks, each.resolution),
+            partial(models.build_student, each, data.classes, shape),
         )
     return found
 
@@ -284,11 +290,12 @@ def _measured(
     networks = {name: each.build() for name, each in timed.items()}
     rounds = 30
     with stages.stage("latency", len(networks) + rounds, "steps") as stage:
-        stage.advance(0, "exporting to ONNX")
         files = {}
         for name, network in networks.items():
+            stage.advance(0, f"exporting {name}")
             files[name] = _onnx_file(timed[name].described, network, shape, store)
             stage.advance()
+        latency.warn_if_busy()
         stage.advance(0, "timing")
         timings = latency.measure(networks, files, shape, rounds, stage.advance)
     return {

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from igkd_search import networks, spec
+from igkd_search import networks, resizing, spec
 from igkd_search.errors import StudyError
 
 # torchvision's networks that are their children in this order, up to one of the heads
@@ -28,27 +28,52 @@ _IN_ORDER = (
     models.ShuffleNetV2,
 )
 _HEADS = {"avgpool", "fc", "classifier"}
+_LARGE = 512  # pixels a side, which no network shrinks to nothing
 
 
 class Student(nn.Module):
     """The first blocks of a network, global average pooling and one linear layer.
 
-    Images (B, 3, H, W), normalised, to logits (B, classes).
+    Images (B, 3, H, W), normalised, to logits (B, classes); `resize` goes before the first block.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], channels: int, classes: int) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        channels: int,
+        classes: int,
+        resize: resizing.Resize | None = None,
+    ) -> None:
         super().__init__()
+        self.resize = resize
         self.features = nn.Sequential(*blocks)
         self.classifier = nn.Linear(channels, classes)
         nn.init.normal_(self.classifier.weight, 0, 0.01)
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.answer(self.features(images))
+        return self.answer(self.maps(images))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """What the last block says of images (B, 3, H, W): maps (B, C, h, w)."""
+        maps: Tensor = self.features(images if self.resize is None else self.resize(images))
+        return maps
 
     def answer(self, maps: Tensor) -> Tensor:
         """Logits (B, classes) from what the last block says, (B, C, h, w)."""
         logits: Tensor = self.classifier(maps.mean((2, 3)))
+        return logits
+
+
+class Resized(nn.Module):
+    """A whole network that is shown smaller images, (B, 3, H, W), than it is given."""
+
+    def __init__(self, resize: resizing.Resize, network: nn.Module) -> None:
+        super().__init__()
+        self.resize, self.network = resize, network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.resize(images))
         return logits
 
 
@@ -57,18 +82,48 @@ def build_teacher(name: str, classes: int, width: float = 1.0, image_side: int =
     return networks.build(name, classes, width, image_side)
 
 
-def build_student(architecture: spec.Architecture, classes: int, image_side: int = 32) -> nn.Module:
-    """A student initialised from torch's global generator; StudyError without a block.
+def build_student(
+    architecture: spec.Architecture, classes: int, image_shape: tuple[int, int, int] = (3, 32, 32)
+) -> nn.Module:
+    """A student of images (C, H, W), initialised from torch's global generator.
 
-    A Student, or the network itself where it has no blocks to remove.
+    A Student, or the network itself where it has no blocks to remove. StudyError without a block.
     """
     check_removed_blocks(architecture)
-    network = networks.build(architecture.network, classes, architecture.width, image_side)
+    side = _side(architecture, image_shape)
+    network = networks.build(architecture.network, classes, architecture.width, side)
+    resize = _resize(architecture, image_shape)
     cut = blocks(network)
     if cut is None:
-        return network
-    channels = _maps_shape(architecture, classes, (3, image_side, image_side))[1]
-    return Student(cut[: len(cut) - architecture.removed_blocks], channels, classes)
+        return network if resize is None else Resized(resize, network)
+    channels = _maps_shape(architecture, classes, image_shape)[1]
+    return Student(cut[: len(cut) - architecture.removed_blocks], channels, classes, resize)
+
+
+def _resize(
+    architecture: spec.Architecture, image_shape: tuple[int, ...]
+) -> resizing.Resize | None:
+    given, seen = image_shape[1:], _seen(architecture, image_shape)[1:]
+    if given == seen:
+        return None
+    return resizing.Resize((given[0], given[1]), (seen[0], seen[1]))
+
+
+def _seen(architecture: spec.Architecture, image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape (C, h, w) of what its first layer sees of images (C, H, W)."""
+    channels, height, width = image_shape
+    side = architecture.resolution or max(height, width)
+    return channels, *resizing.reduced(height, width, side)
+
+
+def _side(architecture: spec.Architecture, image_shape: tuple[int, ...]) -> int:
+    """The image side that the network of a student is built for.
+
+    Its stem is that of the images as they are: the student has the strides of its teacher's blocks,
+    and costs less at a lower resolution, never more. Networks of one size must have the other.
+    """
+    seen = _seen(architecture, image_shape)
+    return max((seen if networks.has_one_size(architecture.network) else image_shape)[1:])
 
 
 def blocks(network: nn.Module) -> list[nn.Module] | None:
@@ -156,23 +211,66 @@ def check_teacher_images(
 def check_student_images(
     architecture: spec.Architecture, classes: int, image_shape: tuple[int, ...]
 ) -> None:
-    """StudyError unless this student takes images (3, H, W)."""
+    """StudyError unless this student takes images (3, H, W), brought to its resolution."""
+    name, resolution = architecture.network, architecture.resolution
+    given = max(image_shape[1:])
+    if resolution is not None and resolution > given:
+        raise StudyError(
+            f"trial.resolution = {resolution} is more than the {image_shape[1]}x{image_shape[2]} "
+            f"pixels of the images; allowed are sides of up to {given}, or leave it out"
+        )
+    seen = _seen(architecture, image_shape)
     if _blocks_of(architecture) is None:
-        check_teacher_images(architecture.network, classes, architecture.width, image_shape)
+        check_teacher_images(name, classes, architecture.width, seen)
         return
 
     def shape_of(image: tuple[int, ...]) -> tuple[int, ...]:
-        return _maps_shape(architecture, classes, image)
+        if resolution is None:
+            return _maps_shape(architecture, classes, image)
+        return _maps_shape(architecture, classes, image_shape, seen=image)
 
-    networks.check_images(architecture.name, shape_of, image_shape)
+    networks.check_images(architecture.name, shape_of, seen)
+    if resolution is not None and name in networks.BUILDERS:  # own ones may refuse large images
+        _check_strides(architecture, classes, image_shape)
+
+
+def _check_strides(
+    architecture: spec.Architecture, classes: int, image_shape: tuple[int, ...]
+) -> None:
+    """StudyError where the last maps of a student would show less than a pixel of what it sees."""
+    resolution, large = architecture.resolution, (3, _LARGE, _LARGE)
+    stride = _LARGE // max(_maps_shape(architecture, classes, image_shape, seen=large)[2:])
+    if resolution is not None and resolution < stride:
+        raise StudyError(
+            f"trial.resolution = {resolution} is too small for {architecture.name}, whose blocks "
+            f"shrink images {stride} times; type {stride} or more, or remove more blocks"
+        )
+
+
+def check_prefix(architecture: spec.Architecture) -> None:
+    """StudyError where a teacher's weights do not fit into this student for its resolution."""
+    if architecture.resolution is not None and networks.has_one_size(architecture.network):
+        raise StudyError(
+            f"trial.initialisation = 'teacher': {architecture.network} has weights for each place "
+            "of an image, which fit no other resolution; leave trial.resolution out, or type "
+            "initialisation = 'random'"
+        )
 
 
 def _maps_shape(
-    architecture: spec.Architecture, classes: int, image_shape: tuple[int, ...]
+    architecture: spec.Architecture,
+    classes: int,
+    image_shape: tuple[int, ...],
+    seen: tuple[int, ...] | None = None,
 ) -> tuple[int, ...]:
-    """The shape (2, C, h, w) of what the blocks of a student make of two images."""
-    name = architecture.network
-    shape = _shape(name, architecture.removed_blocks, classes, architecture.width, image_shape)
+    """The shape (2, C, h, w) of what the blocks of a student make of two images.
+
+    Its network is that for `image_shape`; `seen`, by default what its resolution makes of it, is
+    the shape of what the first block is shown.
+    """
+    name, side = architecture.network, _side(architecture, image_shape)
+    seen = seen or _seen(architecture, image_shape)
+    shape = _shape(name, architecture.removed_blocks, classes, architecture.width, seen, side)
     if len(shape) != 4:
         raise StudyError(
             f"architecture '{name}': its features give {shape} for two images; wanted are maps "
@@ -182,19 +280,34 @@ def _maps_shape(
 
 
 def _shape(
-    name: str, removed_blocks: int | None, classes: int, width: float, image_shape: tuple[int, ...]
+    name: str,
+    removed_blocks: int | None,
+    classes: int,
+    width: float,
+    image_shape: tuple[int, ...],
+    side: int | None = None,
 ) -> tuple[int, ...]:
-    """What two images give in the network, or in the blocks of it that are not removed."""
+    """What two images give in the network, or in the blocks of it that are not removed.
+
+    `side` is the one that the network is built for, by default that of the images.
+    """
     # asking takes a quarter of a second, and each trial asks; own networks may answer otherwise
     ask = _shape_known if name in networks.BUILDERS else _shape_known.__wrapped__
-    return ask(name, removed_blocks, classes, width, tuple(image_shape))
+    return ask(
+        name, removed_blocks, classes, width, tuple(image_shape), side or max(image_shape[1:])
+    )
 
 
 @lru_cache(maxsize=256)
 def _shape_known(
-    name: str, removed_blocks: int | None, classes: int, width: float, image_shape: tuple[int, ...]
+    name: str,
+    removed_blocks: int | None,
+    classes: int,
+    width: float,
+    image_shape: tuple[int, ...],
+    side: int,
 ) -> tuple[int, ...]:
-    network = networks.skeleton(name, classes, width, max(image_shape[1:]))
+    network = networks.skeleton(name, classes, width, side)
     if removed_blocks is not None:
         network = first_blocks(network, removed_blocks)
     return networks.output_shape(network, image_shape)
@@ -220,7 +333,8 @@ def _prefix(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
     """The teacher's weights under the names that they have in the student."""
     cut = blocks(teacher)
     if not isinstance(student, Student) or cut is None:
-        return dict(teacher.state_dict())
+        under = "network." if isinstance(student, Resized) else ""
+        return {f"{under}{name}": value for name, value in teacher.state_dict().items()}
     return {
         f"features.{index}.{name}": value
         for index, block in enumerate(cut[: len(student.features)])

@@ -55,6 +55,11 @@ def _of_torchvision(name: str, classes: int, width: float, image_side: int) -> n
     return network
 
 
+def has_one_size(name: str) -> bool:
+    """Whether a network of this name takes images of the one size that it was built for."""
+    return name in BUILDERS and bool(_options(name, 1).keys() & {"image_size", "input_size"})
+
+
 def _options(name: str, image_side: int) -> dict[str, Any]:
     if name.startswith("vit_"):
         return {"image_size": image_side}

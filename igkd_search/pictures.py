@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from igkd_search import documents, lessons, spec, training
+from igkd_search import documents, lessons, resizing, spec, training
 
 COLUMNS = 8
 _OVERLAID = 5  # at most, beside others without an overlay
@@ -36,7 +36,7 @@ def seen(
         chance=lesson.chance[:, chosen],
         labels=lesson.labels[chosen],
     )
-    shown = lessons.see(part, lessons.Knobs.of(config), config.cutout)
+    shown = _as_resized(lessons.see(part, lessons.Knobs.of(config), config.cutout), config)
     mean, sd = (values[:, None, None] for values in (lesson.mean, lesson.sd))
     rows = {"view": part.images, "map": part.maps[:, None], "seen": shown * sd + mean}
     return documents.dump(
@@ -48,6 +48,7 @@ def seen(
             "strength": config.overlay_strength,
             "exponent_max": config.overlay_exponent_max,
             "cutout": config.cutout,
+            "resolution": config.resolution,
             "control": control,
         }
     )
@@ -58,6 +59,15 @@ def _choose(overlaid: Tensor) -> Tensor:
     with_, without = (where.nonzero()[:, 0] for where in (overlaid, ~overlaid))
     first = with_[: max(_OVERLAID, COLUMNS - len(without))]
     return torch.cat([first, without])[:COLUMNS]
+
+
+def _as_resized(pixels: Tensor, config: spec.TrialConfig) -> Tensor:
+    """Images (B, C, H, W) with no more in them than a student of a lower resolution gets."""
+    size = (pixels.shape[2], pixels.shape[3])
+    if config.resolution is None or config.resolution == max(size):
+        return pixels
+    resize = resizing.Resize(size, resizing.reduced(*size, config.resolution)).to(pixels.device)
+    return functional.interpolate(resize(pixels), size, mode="nearest")
 
 
 def _small(pixels: Tensor) -> Tensor:

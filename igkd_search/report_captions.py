@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from igkd_search import amounts, charts
+from igkd_search import amounts, charts, spec
 from igkd_search.importances import FEW, METHODS
 
 _TOP = 5
@@ -50,19 +50,21 @@ def question(content: Mapping[str, Any]) -> str:
     teacher, source = asked.get("teacher", {}), asked.get("data", {})
     student = "the best student" if content["summary"]["front"] is None else "the best trade-off"
     of_teacher = f" of {teacher['architecture']}" if teacher.get("architecture") else ""
-    if not {"removed_blocks", "student", "architecture", "width"} & set(names):
+    if not {spec.STUDENT, *spec.SHAPE} & set(names):
         blocks = trial.get("removed_blocks")
         of_teacher += f" without its last {amounts.several(blocks, 'block')}" if blocks else ""
     on = f", on {source['source']}" if source.get("source") else ""
-    return f"Which {space or 'configuration'} make {student}{of_teacher}{on}?"
+    bounds = spec.bounds_in_words(asked["search"])
+    return f"Which {space or 'configuration'} make {student}{of_teacher}{on}" + (
+        f", {bounds}?" if bounds else "?"
+    )
 
 
 def no_answer(content: Mapping[str, Any]) -> str:
     """Why there is no winner; as the end of a sentence."""
     if content["summary"]["trials"]["complete"]:
-        budget = content["provenance"]["question"]["search"].get("latency_budget_ms")
-        limit = f" of {budget:g} ms" if budget else ""
-        return f"none of the complete trials is within the latency budget{limit}"
+        bounds = spec.bounds_in_words(content["provenance"]["question"]["search"])
+        return f"none of the complete trials is {bounds or 'within the bounds on latency'}"
     return "no trial is complete yet"
 
 
@@ -145,7 +147,7 @@ def _front(content: Mapping[str, Any]) -> Caption:
         best = f"the best has {amounts.percent(answer['accuracy'])}" if answer else ""
         words = (
             f"Students take from {amounts.milliseconds(timed[0])} to "
-            f"{amounts.milliseconds(timed[-1])}; {best or 'none is within the latency budget'}."
+            f"{amounts.milliseconds(timed[-1])}; {best or 'none is within the bounds on latency'}."
         )
     remark = "ONNX Runtime, one thread, batch 1, CPU: median, warm, interleaved with the teacher."
     return Caption("Accuracy against latency", words + against, remark)

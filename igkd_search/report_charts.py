@@ -87,7 +87,7 @@ def history(summary: Mapping[str, Any], rows: Sequence[Row]) -> go.Figure:
     for part, name, colour, symbol in (
         (pruned, "pruned", charts.PRUNED, "x-thin-open"),
         (running, "running", charts.MUTED, "circle-open"),
-        (over, charts.OVER_BUDGET, charts.MUTED, "circle-open"),
+        (over, charts.TOO_SLOW, charts.MUTED, "circle-open"),
         (complete, "complete", charts.COMPLETE, "circle"),
     ):
         charts.add_points(figure, part, lambda row: row.number, low, name, colour, symbol)

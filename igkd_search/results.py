@@ -33,7 +33,7 @@ class Row:
     cause: str | None
     reason: str | None
     attributes: dict[str, Any]
-    feasible: bool = True  # whether it keeps the latency budget, where the study has one
+    feasible: bool = True  # whether it keeps the bounds on latency, where the study has any
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -217,7 +217,7 @@ def _compression(facts: Mapping[str, Any], student: Mapping[str, Any]) -> float 
 
 
 def keeps_constraints(trial: FrozenTrial) -> bool:
-    """Whether a trial is within the budgets of its study."""
+    """Whether a trial keeps the bounds on latency of its study."""
     return all(excess <= 0 for excess in trial.constraints.values())
 
 

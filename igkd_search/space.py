@@ -96,7 +96,7 @@ def fixed(study: spec.Study, point: Mapping[str, Any]) -> dict[str, Any]:
 def check_point(study: spec.Study, point: Mapping[str, Any]) -> None:
     """StudyError with every reason why the search of this study could not try these values.
 
-    `study` is the one whose space holds only what fits the latency budget (`feasible.within`).
+    `study` is the one whose space holds only what keeps the bounds on latency (`feasible.within`).
     """
     faults = study.faults_of_point(point)
     if not point:
@@ -148,11 +148,11 @@ def values(study: spec.Study, accuracy: float, attributes: Mapping[str, Any]) ->
 
 def constraints(study: spec.Study, attributes: Mapping[str, Any]) -> dict[str, float]:
     """What to pass to `trial.set_constraint`, name by name, before a trial is told; <= 0 is met."""
-    budget = study.search.latency_budget_ms
     # Optuna's CMA-ES warns that it does not use them
-    if budget is None or study.search.sampler == "cmaes":
+    if study.search.sampler == "cmaes":
         return {}
-    return {"latency_ms": float(attributes["latency_ms"]) - budget}
+    known = (float(attributes.get(name, math.nan)) for name in ("latency_ms", "speedup"))
+    return study.search.excess(*known)
 
 
 def proposer(study: spec.Study, trial: optuna.Trial) -> str:

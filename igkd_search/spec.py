@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Annotated, Any, Literal, Self, get_args
 
 import pydantic
@@ -224,6 +224,9 @@ class TrialConfig(Recipe):
     """How many of its network's last blocks the student lacks; 5 is the paper's student."""
     width: float = Field(1.0, gt=0, le=4)
     """Channel multiplier of the student; see teacher.width."""
+    resolution: int | None = Field(None, ge=4, le=512)
+    """The larger side in pixels to which the student itself brings images before its first layer;
+    by default as they are. Augmentation, overlay and teacher see them in full."""
     initialisation: Literal["random", "teacher"] = "random"
     kd_weight: float = Field(0.5, ge=0, le=1)
     """Share of the soft targets in the loss; the paper's alpha."""
@@ -246,25 +249,28 @@ class Architecture:
     """The name of the network it is cut from."""
     removed_blocks: int
     width: float = 1.0
+    resolution: int | None = None
+    """The larger side of what its first layer sees, in pixels; None: that of the images."""
 
     @classmethod
     def of(cls, trial: TrialConfig, teacher: str) -> Architecture:
         """That of a trial, whose network is by default the teacher's."""
-        return cls(trial.architecture or teacher, trial.removed_blocks, trial.width)
+        network = trial.architecture or teacher
+        return cls(network, trial.removed_blocks, trial.width, trial.resolution)
 
     @property
     def name(self) -> str:
-        """The key of this architecture in tables, such as `mobilenet_v2-5`."""
-        return f"{self.network}-{self.removed_blocks}" + (
-            f"-x{self.width:g}" if self.width != 1 else ""
-        )
+        """The key of this architecture in tables, such as `mobilenet_v2-5-x0.5-r16`."""
+        width = f"-x{self.width:g}" if self.width != 1 else ""
+        resolution = f"-r{self.resolution}" if self.resolution is not None else ""
+        return f"{self.network}-{self.removed_blocks}{width}{resolution}"
 
     def as_fields(self) -> dict[str, Any]:
         """The fields of [trial] that make it, by name."""
-        return dict(zip(SHAPE, (self.network, self.removed_blocks, self.width), strict=True))
+        return dict(zip(SHAPE, astuple(self), strict=True))
 
 
-SHAPE = ("architecture", "removed_blocks", "width")
+SHAPE = ("architecture", "removed_blocks", "width", "resolution")
 """The fields of [trial] that make a student's architecture."""
 
 STUDENT = "student"
@@ -378,6 +384,9 @@ class Search(Closed):
     latency_budget_ms: float | None = Field(None, gt=0)
     """The median time of one image in ONNX Runtime that a student may take; slower ones leave the
     space before the first trial."""
+    min_speedup: float | None = Field(None, gt=0)
+    """How many times faster than the teacher a student must be, by the same figures; slower ones
+    leave the space before the first trial."""
     sampler: Sampler = "tpe"
     sampler_options: strategies.Chosen = Field(strategies.Nothing(), validate_default=True)
     """What the sampler is told; docs/search.md lists them."""
@@ -417,6 +426,18 @@ class Search(Closed):
         """Whether trade-offs are sought, in place of one best trial."""
         return self.objectives == list(get_args(Objective))
 
+    def excess(self, latency_ms: float, speedup: float) -> dict[str, float]:
+        """By how much a student misses each bound on its latency; at most 0 where it keeps it.
+
+        `speedup` is how many times faster than the teacher it is.
+        """
+        found = {}
+        if self.latency_budget_ms is not None:
+            found["latency_ms"] = latency_ms - self.latency_budget_ms
+        if self.min_speedup is not None:
+            found["speedup"] = self.min_speedup - speedup
+        return found
+
     def faults(self, epochs: int) -> list[str]:
         """What keys of this table say together that cannot be, for trials of so many epochs."""
         found = [
@@ -445,7 +466,7 @@ class Search(Closed):
         if self.is_pareto and self.pruner != "none":
             found.append(
                 f"search.pruner = '{self.pruner}': Optuna prunes by one objective, and here are "
-                "two; leave it out, or bound the latency instead: latency_budget_ms"
+                "two; leave it out, or bound the latency instead: latency_budget_ms or min_speedup"
             )
         if self.is_pareto and self.sampler == "cmaes":
             found.append(
@@ -453,6 +474,17 @@ class Search(Closed):
                 '"nsga2", "tpe" or "gp"'
             )
         return found
+
+
+def bounds_in_words(search: Mapping[str, Any]) -> str:
+    """The bounds on latency in a stored [search], such as `within 2 ms an image`; "" without any.
+
+    What is written there is plain JSON, perhaps of a version that did not know them all.
+    """
+    budget, speedup = search.get("latency_budget_ms"), search.get("min_speedup")
+    words = [f"within {budget:g} ms an image"] if budget else []
+    words += [f"at least {speedup:g} times as fast as the teacher"] if speedup else []
+    return " and ".join(words)
 
 
 class Run(Closed):
@@ -531,10 +563,11 @@ class Run(Closed):
     def students(self) -> list[Architecture]:
         """Every student that may be trained, in order."""
         return [
-            Architecture(name or self.teacher.architecture, removed_blocks, width)
+            Architecture(name or self.teacher.architecture, removed_blocks, width, resolution)
             for name in self.values_of("architecture")
             for removed_blocks in self.values_of("removed_blocks")
             for width in self.values_of("width")
+            for resolution in self.values_of("resolution")
         ]
 
     def planned_epochs(self) -> int:
@@ -801,7 +834,14 @@ def same(one: Any, other: Any) -> bool:
 
 def is_whole(name: str) -> bool:
     """Whether a field of [trial] is a whole number."""
-    return TrialConfig.model_fields[name].annotation is int
+    return kind_of(name) is int
+
+
+def kind_of(name: str) -> Any:
+    """bool, int, float, str or a Literal: what a field of [trial] is where it is not left out."""
+    annotation = TrialConfig.model_fields[name].annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return kinds[0] if type(None) in get_args(annotation) else annotation
 
 
 def _faults_of_range(name: str, span: Range) -> list[str]:
@@ -811,7 +851,7 @@ def _faults_of_range(name: str, span: Range) -> list[str]:
     ):
         return [f"{where}: {name} is a whole number, but its range is not"]
     faults = []
-    if name in ("removed_blocks", "width") and span.choices is None and span.step is None:
+    if name in SHAPE[1:] and span.choices is None and span.step is None:
         faults.append(
             f"{where}: give choices or a step, since the latency of each student is measured"
         )

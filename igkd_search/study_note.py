@@ -4,11 +4,11 @@ The dashboard shows it as the note of the study. It is made from the database wh
 it is never behind the search and costs the workers nothing.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from igkd_search import amounts, database, spec, uncertainty
+from igkd_search.code_spans import code
 
 _ENGINES = {"onnxruntime": "ONNX Runtime", "pytorch": "PyTorch"}
 _NAMES = {
@@ -37,15 +37,6 @@ def markdown(summary: Mapping[str, Any], record: database.StudyRow) -> str:
         _commands(record.name, summary),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def code(text: object) -> str:
-    """A code span that shows this text, whatever is in it."""
-    plain = " ".join(str(text).split()) or " "
-    longest = max((len(run) for run in re.findall("`+", plain)), default=0)
-    fence = "`" * (longest + 1)
-    padded = f" {plain} " if plain.startswith("`") or plain.endswith("`") else plain
-    return f"{fence}{padded}{fence}"
 
 
 def _found(summary: Mapping[str, Any]) -> str:
@@ -114,7 +105,8 @@ def _question(summary: Mapping[str, Any], record: database.StudyRow) -> Iterable
     trained = "read from a file" if teacher.get("checkpoint") else f"{teacher['epochs']} epochs"
     yield "teacher", f"{code(teacher['architecture'])}, {trained}"
     network = trial.get("architecture") or teacher["architecture"]
-    yield "student", f"{code(network)} without its last {trial['removed_blocks']} blocks"
+    sides = f", at {trial['resolution']} pixels a side" if trial.get("resolution") else ""
+    yield "student", f"{code(network)} without its last {trial['removed_blocks']} blocks{sides}"
     overlays = asked["overlays"]
     control = "" if overlays["control"] == "none" else f", control {code(overlays['control'])}"
     yield "overlays", f"Integrated Gradients, {overlays['steps']} steps{control}"
@@ -131,10 +123,11 @@ def _range(name: str, plain: Mapping[str, Any]) -> str:
 
 def _sought(search: Mapping[str, Any]) -> str:
     if len(search["objectives"]) > 1:
-        return "the best trade-offs of validation accuracy and latency"
-    budget = search.get("latency_budget_ms")
-    limit = f" within {budget:g} ms an image" if budget else ""
-    return f"the highest validation accuracy after the last epoch{limit}"
+        sought = "the best trade-offs of validation accuracy and latency"
+    else:
+        sought = "the highest validation accuracy after the last epoch"
+    bounds = spec.bounds_in_words(search)
+    return f"{sought}, {bounds}" if bounds else sought
 
 
 def _materials(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

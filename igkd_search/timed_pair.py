@@ -85,7 +85,7 @@ def measure(subject: Subject, home: Path, **options: Any) -> dict[str, Any]:
     """
     pixels, mean, sd, classes, calibration = _images(subject, home)
     found = timings.measure(
-        _networks(subject, classes, max(pixels.shape[2:])),
+        _networks(subject, classes, (pixels.shape[1], pixels.shape[2], pixels.shape[3])),
         pixels,
         mean,
         sd,
@@ -96,12 +96,14 @@ def measure(subject: Subject, home: Path, **options: Any) -> dict[str, Any]:
     return {**named, "architecture": subject.architecture.name, **found}
 
 
-def _networks(subject: Subject, classes: int, side: int) -> Mapping[str, nn.Module]:
-    teacher = subject.run.teacher
+def _networks(
+    subject: Subject, classes: int, shape: tuple[int, int, int]
+) -> Mapping[str, nn.Module]:
+    teacher, side = subject.run.teacher, max(shape[1:])
     models.check_removed_blocks(subject.architecture)
     return {
         "teacher": models.build_teacher(teacher.architecture, classes, teacher.width, side),
-        "student": models.build_student(subject.architecture, classes, side),
+        "student": models.build_student(subject.architecture, classes, shape),
     }
 
 

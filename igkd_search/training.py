@@ -60,9 +60,9 @@ class Stock:
     steps: compiling.Steps
 
     @property
-    def image_side(self) -> int:
-        """The larger of height and width, in pixels."""
-        return max(self.reader.image_shape[1:])
+    def image_shape(self) -> tuple[int, int, int]:
+        """That of one image, (C, H, W)."""
+        return self.reader.image_shape
 
     @classmethod
     def of(
@@ -249,7 +249,7 @@ def build(config: spec.TrialConfig, stock: Stock, seed: int) -> nn.Module:
     """The student of a configuration, from `seed` or the teacher's first blocks."""
     torch.manual_seed(seed)
     architecture = spec.Architecture.of(config, stock.architecture)
-    student = models.build_student(architecture, stock.classes, stock.image_side)
+    student = models.build_student(architecture, stock.classes, stock.image_shape)
     if config.initialisation == "teacher":
         models.copy_prefix(student, stock.network)
     return student
@@ -307,6 +307,6 @@ def train(
     memory.give_back()
     raise TrialError(
         "out_of_memory",
-        f"{asked}; lower batch_size ({config.batch_size}) or width ({config.width:g}), or raise "
-        f"removed_blocks ({config.removed_blocks})",
+        f"{asked}; lower batch_size ({config.batch_size}), width ({config.width:g}) or resolution, "
+        f"or raise removed_blocks ({config.removed_blocks})",
     )

@@ -115,10 +115,11 @@ def overlays(number: int, document: Mapping[str, Any], names: Sequence[str]) -> 
         figures.Strip("seen", rows["seen"], "by the student", marked=True),
     ]
     cutout = f" · cutout {document['cutout']}" if document["cutout"] else ""
+    sides = f" · at {document['resolution']} pixels" if document.get("resolution") else ""
     return figures.draw_gallery(
         f"Trial {number}: what its student saw, in the first step",
         f"overlay probability {document['probability']:.3g} · strength {document['strength']:.3g} "
-        f"· exponent up to {document['exponent_max']:.3g}{cutout}",
+        f"· exponent up to {document['exponent_max']:.3g}{cutout}{sides}",
         columns,
         strips,
     )

@@ -112,8 +112,11 @@ def test_points(share: float, shown: str) -> None:
     assert ablation_text.points(share, sign=True) == shown
 
 
-@pytest.mark.parametrize(("p", "shown"), [(None, ""), (0.0004, "<0.001"), (0.001, "0.001")])
-def test_p_is_never_zero(p: float | None, shown: str) -> None:
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [(None, ""), (0.0004, "<0.001"), (0.001, "0.001"), (0.05, "0.050"), (0.0499, "0.0499")],
+)
+def test_p_is_never_zero_nor_at_the_level_that_it_is_below(p: float | None, shown: str) -> None:
     assert ablation_text.p_value(p) == shown
 
 
@@ -125,3 +128,17 @@ def test_markdown_holds_both_tables_and_every_sentence() -> None:
     assert len({line.count("|") for line in lines[:9]}) == 1
     for sentences in found["words"].values():
         assert {f"- {sentence}" for sentence in sentences} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (-0.0426, -0.00003, "-4.26 to -0.003"),
+        (0.0, 0.0123, "0.00 to +1.23"),
+        (None, None, ""),
+    ],
+)
+def test_an_end_near_zero_shows_on_which_side_it_is(
+    low: float | None, high: float | None, shown: str
+) -> None:
+    assert ablation_text.interval({"low": low, "high": high}) == shown

@@ -111,7 +111,7 @@ def test_a_student_over_the_latency_budget_is_refused(base: Database) -> None:
     study = study_of(space=space, start=[], latency_budget_ms=1.0)
     study = study.model_copy(update={"name": "quick"})
     registry.register(base, study)
-    rows = {"mobilenet_v2-5": 2.0, "mobilenet_v2-10": 0.5}
+    rows = {"teacher": 4.0, "mobilenet_v2-5": 2.0, "mobilenet_v2-10": 0.5}
     table = {name: {"onnxruntime": {"median_ms": ms}} for name, ms in rows.items()}
     base.update_facts("quick", latency=table)
     additions.add(base, "quick", ["removed_blocks=10"])

@@ -129,7 +129,7 @@ def test_trials_over_the_budget_are_apart_and_on_no_front() -> None:
     ]
     figure = charts.accuracy_against_latency(trials.summary(rows[:1]), rows)
     assert list(named(figure, "Pareto front").x) == list(named(figure, "complete").x) == [1.0]
-    assert list(named(figure, "over budget").x) == [2.0]
+    assert list(named(figure, "too slow").x) == [2.0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])

@@ -16,12 +16,14 @@ import numpy as np
 import optuna
 import pytest
 import tomlkit
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from igkd_search import (
     __version__,
     cli,
     console,
+    datasets,
     launch,
     materials,
     progress,
@@ -30,7 +32,7 @@ from igkd_search import (
     study_file,
     training,
 )
-from igkd_search.errors import StudyError
+from igkd_search.errors import DataError, StudyError
 from tests import tiny
 from tests.children import forked
 
@@ -335,7 +337,10 @@ def test_an_unknown_study_is_named(igkd: Igkd, searched: Path) -> None:
     for command in ("status", "trials", "best"):
         assert "no study 'digits' at" in error_of(igkd(command, "digits", "--home", searched))
     found = error_of(igkd("run", "digit", "--home", searched))
-    assert "cifar10, cifar10_subset, digits" in found and "in the storage (tiny)" in found
+    assert (
+        "cifar10, cifar10_edge, cifar10_subset, digits" in found
+        and "in the storage (tiny)" in found
+    )
 
 
 def test_debug_shows_where_an_error_comes_from(igkd: Igkd) -> None:
@@ -529,6 +534,59 @@ def test_an_export_is_written_and_can_be_read(igkd: Igkd, searched: Path, tmp_pa
     assert study_file.read_exported(tmp_path / "out/best.toml").provenance.trial == best["number"]
     igkd("export", "tiny", "-o", "other.toml", "--trial", 1, "--home", searched)
     assert study_file.read_exported(tmp_path / "other.toml").provenance.trial == 1
+
+
+def poisoned_arrays(folder: Path) -> dict[str, Any]:
+    """[data] of arrays whose test part is there, and nothing that could be read."""
+    tiny.write_arrays(folder)
+    for name in ("test_images", "test_labels"):
+        (folder / f"{name}.npy").write_bytes(b"\x00poison")
+    return {}
+
+
+def poisoned_folder(folder: Path) -> dict[str, Any]:
+    """[data] of image files, those of the test part as bad."""
+    pixels, labels = tiny.images(tiny.TRAIN, 1)
+    for part, count in (("train", tiny.TRAIN), ("test", tiny.TEST)):
+        for row in range(count):
+            path = folder / part / f"class{labels[row]}" / f"{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[row].transpose(1, 2, 0)).save(path)
+            if part == "test":
+                path.write_bytes(b"\x00poison")
+    return {"source": "folder", "image_size": tiny.SIZE}
+
+
+@pytest.mark.parametrize("poison", [poisoned_arrays, poisoned_folder])
+def test_a_search_never_opens_the_test_part(
+    igkd: Igkd,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    poison: Callable[[Path], dict[str, Any]],
+) -> None:
+    data = poison(tmp_path / "images")
+    search = {"search": {"trials": 2}, "trial": {"epochs": 1}}
+    path = tiny.write_study(tmp_path / "study.toml", tmp_path / "images", data=data, **search)
+    asked = spec.Data.model_validate(study_file.read_study(path).data.model_dump())
+    with pytest.raises(DataError):
+        datasets.load_test(asked, tmp_path / "elsewhere", tiny.CLASSES)
+    monkeypatch.delattr(datasets, "load_test")
+    # files of the same networks; teacher, maps and targets are made of these images
+    mine = tiny.copy_entries(home, tmp_path / "home", "latency", "onnx")
+
+    def well(*words: object) -> str:
+        found = igkd(*words, "--home", mine)
+        assert found.exit_code == 0, found.output
+        return found.stdout
+
+    well("validate", path)
+    well("prepare", path)
+    assert json.loads(well("run", path, "-f", "json"))["trials"]["complete"] == 2
+    for command in ("status", "trials", "best"):
+        well(command, "tiny")
+    well("report", "tiny", "-o", "report")
+    well("export", "tiny", "-o", "best.toml")
 
 
 def test_a_trial_that_cannot_be_exported_writes_nothing(

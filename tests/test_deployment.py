@@ -37,7 +37,7 @@ def student() -> nn.Module:
     """A student that has learnt the tiny images."""
     torch.manual_seed(0)
     shape = spec.Architecture("mobilenet_v2", tiny.REMOVED_BLOCKS, tiny.WIDTH)
-    found = models.build_student(shape, tiny.CLASSES, tiny.SIZE)
+    found = models.build_student(shape, tiny.CLASSES, (3, tiny.SIZE, tiny.SIZE))
     pixels, labels = tiny.images(tiny.TRAIN, 1)
     images = torch.from_numpy(pixels).float() / 255
     images = augment.normalise(images, torch.from_numpy(MEAN), torch.from_numpy(SD))

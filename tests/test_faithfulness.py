@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from igkd_search import deletion, evaluation, faithfulness, models
+from igkd_search import attribution, deletion, evaluation, faithfulness, models, spec
 
 SHAPE = (3, 6, 6)
 MEAN, SD = torch.full((3,), 0.4), torch.full((3,), 0.2)
@@ -146,13 +146,17 @@ def test_networks_that_say_nothing_have_no_maps() -> None:
 def test_a_real_student_is_measured_with_every_baseline(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = models.build_teacher("mobilenet_v2", 3, width=0.1, image_side=8).eval()
+    smaller = spec.Architecture("mobilenet_v2", 15, 0.1, resolution=6)
+    student = models.build_student(smaller, 3, (3, 8, 8)).eval()
     pixels = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     labels = torch.tensor([0, 1, 2, 0])
-    for baseline in ("black", "blur", "mean"):
+    for baseline in attribution.BASELINES:
         found = faithfulness.measure(
-            teacher, teacher, pixels, labels, steps=2, mean=MEAN, sd=SD, seed=0, baseline=baseline
+            student, teacher, pixels, labels, steps=2, mean=MEAN, sd=SD, seed=0, baseline=baseline
         )
-        assert found["agreement"]["own_image"]["pearson"]["mean"] == pytest.approx(1)
+        assert found["agreement"]["own_image"]["pearson"]["n"] == 4
+        plain = evaluation.predict(student, pixels).softmax(1)[range(4), labels].mean().item()
+        assert found["deletion"]["teacher"]["mean"][0] == pytest.approx(plain)
     faithfulness.draw(found, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 1200

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from igkd_search import (
+    additions,
     checkpoints,
     database,
     draining,
@@ -335,8 +336,41 @@ def test_students_over_the_latency_budget_leave_the_space_before_the_first_ask(
     assert "not searched: mobilenet_v2-13-x0.1: 3 ms, over search.latency_budget" in caplog.text
     slow = {name: in_ms(row, 5.0) for name in table}
     told = dataclasses.replace(shared, latency={"teacher": row, **slow})
-    with pytest.raises(StudyError, match=r"the nearest is mobilenet_v2-13-x0\.1 with 5 ms"):
+    with pytest.raises(StudyError, match=r"the nearest is mobilenet_v2-13-x0\.1: 5 ms"):
         launch.hire(base, study, tmp_path, told, "cpu", draining.Drain())
+    base.close()
+
+
+def test_a_front_of_width_and_resolution_holds_only_what_is_fast_enough(
+    shared: materials.Materials, arrays: Path, tmp_path: Path
+) -> None:
+    ranges: dict[str, Any] = {
+        "width": {"choices": [0.1, 0.3]},
+        "resolution": {"low": 4, "high": 8, "step": 2},
+        "kd_weight": {"low": 0.0, "high": 1.0},
+    }
+    search = {"objectives": ["accuracy", "latency_ms"], "min_speedup": 10, "trials": 6}
+    study = tiny.study(arrays, trial={"epochs": 1}, search={**search, "space": ranges})
+    row, table = shared.latency["teacher"], {}
+    for each in study.students():
+        assert each.resolution is not None
+        table[each.name] = in_ms(row, each.width * each.resolution**2)  # from 1.6 to 19.2 ms
+    told = dataclasses.replace(shared, latency={"teacher": in_ms(row, 64.0), **table})
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    registry.register(base, study)
+    base.update_facts("tiny", **told.facts())
+    hired = launch.hire(base, study, tmp_path, told, "cpu", draining.Drain())
+    fast = [name for name, figures in table.items() if figures.timing.onnxruntime.median_ms <= 6.4]
+    assert hired.study.search.students == fast and len(fast) == 4
+    assert hired.run() == "budget"
+    found = results.rows(results.open_study(base, "tiny"))
+    assert [each.state for each in found] == ["complete"] * 6
+    assert all(each.feasible and each.attributes["speedup"] >= 10 for each in found)
+    assert {each.attributes["architecture"] for each in found} <= set(fast)
+    front = results.front(results.open_study(base, "tiny"))
+    assert front and front[0].accuracy == max(each.accuracy or 0 for each in found)
+    with pytest.raises(StudyError, match=r"resolution = 8.* no student|no student of the search"):
+        additions.add(base, "tiny", ["width=0.3", "resolution=8"])
     base.close()
 
 

@@ -266,3 +266,14 @@ def test_maps_that_are_black_do_not_burst() -> None:
     loss = attention_loss(student, torch.ones(2, 3, 2, 2))
     assert loss.item() == pytest.approx(1.0)
     assert torch.isfinite(gradient(loss, student)).all()
+
+
+def test_attention_over_fewer_places_is_compared_with_its_mean_over_each_of_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(2, 3, 2, 2, generator=generator)
+    teacher = torch.randn(2, 5, 4, 4, generator=generator)
+    ours = functional.normalize(student.square().mean(1).flatten(1), dim=1)
+    places = teacher.square().mean(1).reshape(2, 2, 2, 2, 2).mean((2, 4))
+    theirs = functional.normalize(places.flatten(1), dim=1)
+    expected = (ours - theirs).square().sum(1).mean()
+    torch.testing.assert_close(attention_loss(student, teacher), expected)

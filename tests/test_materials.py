@@ -405,3 +405,57 @@ def test_images_are_checked_before_a_teacher_is_trained(
     with pytest.raises(StudyError, match="vgg11 cannot take images of 8x8 pixels"):
         materials.prepare(study, tmp_path / "home", CPU)
     assert not (tmp_path / "home").exists()
+
+
+# --- resolution
+
+
+def test_a_student_of_a_lower_resolution_has_a_place_of_its_own_and_others_keep_theirs(
+    arrays: Path, shared: materials.Materials
+) -> None:
+    space = {"resolution": {"choices": [4, 8]}, "kd_weight": {"low": 0.0, "high": 1.0}}
+    timed = materials._timed(tiny.study(arrays, search={"space": space}), shared.data)
+    assert list(timed) == ["teacher", f"{tiny.STUDENT}-r4", f"{tiny.STUDENT}-r8"]
+    assert "resolution" not in timed["teacher"].described
+    small = timed[f"{tiny.STUDENT}-r4"]
+    assert small.described["resolution"] == 4
+    student = small.build()
+    assert isinstance(student, models.Student) and student.resize is not None
+    # entries that were kept before there was such a field are found
+    plain = materials._timed(tiny.study(arrays), shared.data)[tiny.STUDENT].described
+    assert set(plain) == set(small.described) - {"resolution"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"trial": {"resolution": 9}}, r"trial\.resolution = 9 is more than the 8x8 pixels"),
+        (
+            {"search": {"space": {"resolution": {"choices": [8, 16]}}}},
+            r"trial\.resolution = 16 is more than the 8x8 pixels .* of up to 8, or leave it out",
+        ),
+        (
+            {"trial": {"resolution": 4, "removed_blocks": 3}},
+            r"trial\.resolution = 4 is too small for mobilenet_v2-3-x0\.1-r4, .* type 8 or more",
+        ),
+    ],
+)
+def test_a_resolution_that_cannot_be_is_refused_before_a_teacher_is_trained(
+    arrays: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sections: dict[str, Any],
+    said: str,
+) -> None:
+    monkeypatch.setattr("igkd_search.teacher.obtain", refuse)
+    study = tiny.study(arrays, **sections)
+    with pytest.raises(StudyError, match=said):
+        materials.prepare(study, tmp_path / "home", CPU)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_network_of_one_size_starts_from_no_teacher_of_another_resolution(arrays: Path) -> None:
+    trial = {"width": 1.0, "removed_blocks": 0, "resolution": 4, "initialisation": "teacher"}
+    teacher = {"architecture": "vit_b_32", "width": 1.0}
+    with pytest.raises(StudyError, match=r"vit_b_32 has weights for each place of an image"):
+        materials.check(tiny.study(arrays, trial=trial, teacher=teacher))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from igkd_search import models, networks, spec
 from igkd_search.architectures import TORCHVISION
@@ -275,7 +276,7 @@ def test_all_blocks_together_give_the_last_maps_of_the_network(name: str, side: 
     head = next(part for key, part in network.named_children() if key in HEADS)
     head.register_forward_pre_hook(look)
     images = torch.randn(2, 3, side, side)
-    student = models.build_student(Architecture(name, 0), 4, side).eval()
+    student = models.build_student(Architecture(name, 0), 4, (3, side, side)).eval()
     assert isinstance(student, Student)
     models.copy_prefix(student, network)
     with torch.inference_mode():
@@ -292,7 +293,7 @@ def test_every_cut_gives_a_student_that_answers_logits(name: str) -> None:
     count = BLOCKS_OF[name]
     for removed in {0, 1, count // 2, count - 1}:
         models.check_student_images(Architecture(name, removed), 5, (3, side, side))
-    student = models.build_student(Architecture(name, count - 1), 5, side).eval()
+    student = models.build_student(Architecture(name, count - 1), 5, (3, side, side)).eval()
     assert isinstance(student, Student)
     assert len(student.features) == 1
     assert student(torch.zeros(2, 3, side, side)).shape == (2, 5)
@@ -311,14 +312,14 @@ def test_what_has_no_blocks_is_its_own_student(name: str) -> None:
 
 def test_its_own_student_is_the_network_itself() -> None:
     torch.manual_seed(1)
-    student = models.build_student(Architecture("vit_b_32", 0), 4, 32)
+    student = models.build_student(Architecture("vit_b_32", 0), 4)
     torch.manual_seed(1)
     network = models.build_teacher("vit_b_32", 4, 1.0, 32)
     assert type(student) is type(network)
     theirs = network.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in student.state_dict().items())
     torch.manual_seed(2)
-    other = models.build_student(Architecture("vit_b_32", 0), 4, 32)
+    other = models.build_student(Architecture("vit_b_32", 0), 4)
     models.copy_prefix(other, network)
     assert all(torch.equal(value, theirs[key]) for key, value in other.state_dict().items())
 
@@ -414,3 +415,90 @@ def test_an_own_architecture_that_breaks_its_contract_is_refused(own: Callable[.
         models.check_student_images(Architecture("flat", 0), 5, (3, 8, 8))
     with pytest.raises(StudyError, match=r"'many' answers \(2, 6\).* wanted are logits \(2, 5\)"):
         models.check_teacher_images("many", 5, 1.0, (3, 8, 8))
+
+
+def resized(removed: int, resolution: int | None, side: int = 32) -> nn.Module:
+    torch.manual_seed(4)
+    architecture = Architecture("mobilenet_v2", removed, TINY, resolution)
+    return models.build_student(architecture, 4, (3, side, side)).eval()
+
+
+def test_a_student_of_a_lower_resolution_is_the_same_network_on_smaller_images() -> None:
+    plain, small = resized(13, None), resized(13, 16)
+    assert isinstance(plain, Student) and isinstance(small, Student)
+    assert plain.state_dict().keys() == small.state_dict().keys()
+    assert models.count_parameters(plain) == models.count_parameters(small)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    shrunk = functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(small(images), plain(shrunk), rtol=1e-4, atol=1e-5)
+    by_hand = 3 * (16 * 32 * 32 + 16 * 32 * 16)  # rows, then columns
+    seen = models.count_macs(plain, (3, 16, 16))
+    assert models.count_macs(small, (3, 32, 32)) == seen + by_hand
+
+
+def test_at_the_resolution_of_the_images_nothing_is_resized() -> None:
+    same = resized(13, 32)
+    assert isinstance(same, Student) and same.resize is None
+
+
+def test_a_large_image_s_network_keeps_its_strides_at_a_low_resolution() -> None:
+    small = resized(13, 64, side=128)
+    convolutions = [part for part in small.modules() if isinstance(part, nn.Conv2d)]
+    assert convolutions[0].stride == (2, 2), "the stem is that of the teacher"
+    models.check_student_images(Architecture("mobilenet_v2", 13, TINY, 64), 4, (3, 128, 128))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "image", "said"),
+    [
+        (
+            Architecture("mobilenet_v2", 5, 1.0, 33),
+            (3, 32, 24),
+            "trial.resolution = 33 is more than the 32x24 pixels of the images; allowed are sides "
+            "of up to 32, or leave it out",
+        ),
+        (
+            Architecture("mobilenet_v2", 3, 1.0, 4),
+            (3, 32, 32),
+            "trial.resolution = 4 is too small for mobilenet_v2-3-r4, whose blocks shrink images 8 "
+            "times; type 8 or more, or remove more blocks",
+        ),
+    ],
+)
+def test_a_resolution_that_cannot_be_is_refused(
+    architecture: Architecture, image: tuple[int, int, int], said: str
+) -> None:
+    with pytest.raises(StudyError) as caught:
+        models.check_student_images(architecture, 4, image)
+    assert str(caught.value) == said
+
+
+def test_a_resolution_that_a_network_refuses_says_which_it_takes() -> None:
+    with pytest.raises(StudyError, match=r"alexnet-0-r8 cannot take images of 8x8 pixels.*64x64"):
+        models.check_student_images(Architecture("alexnet", 0, 1.0, 8), 4, (3, 64, 64))
+
+
+def test_the_teacher_s_blocks_start_a_student_of_another_resolution() -> None:
+    network, student = seeded_teacher(TINY), resized(13, 16)
+    models.copy_prefix(student, network)
+    theirs = network.state_dict()
+    for name, value in student.state_dict().items():
+        if name.startswith("features."):
+            assert torch.equal(value, theirs[name])
+
+
+def test_a_whole_network_is_resized_as_well_and_one_of_one_size_is_built_for_it() -> None:
+    whole = models.build_student(Architecture("swin_t", 0, 1.0, 32), 4, (3, 64, 64))
+    assert isinstance(whole, models.Resized)
+    network = models.build_teacher("swin_t", 4, 1.0, 64)
+    models.copy_prefix(whole, network)
+    assert set(whole.state_dict()) == {f"network.{name}" for name in network.state_dict()}
+    fixed = Architecture("vit_b_32", 0, 1.0, 32)
+    models.check_student_images(fixed, 4, (3, 64, 64))
+    with pytest.raises(
+        StudyError, match=r"trial\.initialisation = 'teacher': vit_b_32 has weights"
+    ):
+        models.check_prefix(fixed)
+    models.check_prefix(Architecture("vit_b_32", 0))
+    models.check_prefix(Architecture("swin_t", 0, 1.0, 32))

@@ -124,3 +124,24 @@ def test_large_images_stay_small_documents(
     content = pictures.seen(config_of(study), stock, SEED)
     assert unpacked(documents.load(content), "view").shape == (pictures.COLUMNS, 3, 48, 34)
     assert len(content) < 300_000
+
+
+def test_a_student_of_a_lower_resolution_is_shown_what_is_left_of_its_images(
+    study: spec.Study, stock: training.Stock
+) -> None:
+    whole, small = (
+        documents.load(pictures.seen(config_of(study, resolution=side), stock, SEED))
+        for side in (None, 4)
+    )
+    assert (whole["resolution"], small["resolution"]) == (None, 4)
+    assert whole["rows"]["view"] == small["rows"]["view"]
+    images, halved = (
+        trial_figures.unpacked(each["rows"]["seen"], len(each["labels"])) for each in (whole, small)
+    )
+    assert images.shape == halved.shape
+    blocks = halved.reshape(len(halved), -1, 4, 2, 4, 2)
+    assert np.array_equal(blocks, np.broadcast_to(blocks[..., :1, :, :1], blocks.shape))
+    assert np.abs(images.mean((2, 3)) - halved.mean((2, 3))).max() < 0.05
+    assert "at 4 pixels" in str(
+        [text.get_text() for text in trial_figures.overlays(0, small, []).texts]
+    )

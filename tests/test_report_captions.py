@@ -48,9 +48,10 @@ def test_the_weakest_class_is_named() -> None:
 def test_without_a_trial_within_the_budget_it_is_said() -> None:
     found = reports.made("over").content
     assert (
-        "none is within the latency budget" in report_captions.of(found, ["front"])["front"].finding
+        "none is within the bounds on latency"
+        in report_captions.of(found, ["front"])["front"].finding
     )
-    assert report_captions.no_answer(found).endswith("within the latency budget of 0.25 ms")
+    assert report_captions.no_answer(found).endswith("complete trials is within 0.25 ms an image")
 
 
 @pytest.mark.parametrize(

@@ -446,6 +446,11 @@ def test_the_latency_budget_is_a_constraint_for_those_who_look() -> None:
     assert space.constraints(study, attributes) == {"latency_ms": -0.5}
     assert space.constraints(study_of(NUMBERS), attributes) == {}
     assert space.constraints(study_of(NUMBERS, latency_budget_ms=2, sampler="cmaes"), {}) == {}
+    faster = study_of(NUMBERS, latency_budget_ms=2, min_speedup=10)
+    assert space.constraints(faster, {"latency_ms": 2.5, "speedup": 12.0}) == {
+        "latency_ms": 0.5,
+        "speedup": -2.0,
+    }
 
 
 @pytest.mark.parametrize("sampler", sorted({*space.SAMPLERS, *space.PLANS}))

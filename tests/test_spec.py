@@ -27,8 +27,8 @@ TOP = "data, materials, name, overlays, search, teacher, trial"
 TRIAL = (
     "alternating_flip, architecture, attention_weight, batch_size, cutout, ema_decay, epochs, "
     "initialisation, kd_weight, label_smoothing, learning_rate, momentum, optimizer, "
-    "overlay_exponent_max, overlay_probability, overlay_strength, removed_blocks, temperature, "
-    "warmup, weight_decay, width"
+    "overlay_exponent_max, overlay_probability, overlay_strength, removed_blocks, resolution, "
+    "temperature, warmup, weight_decay, width"
 )
 TEACHER = (
     "alternating_flip, architecture, batch_size, checkpoint, checkpoint_sha256, cutout, "
@@ -38,9 +38,9 @@ TEACHER = (
 SOURCES = "arrays, cifar10, cifar100, digits, fashion_mnist, folder, svhn"
 DATA = "classes, flip, image_size, limit, path, seed, shift, source, validation"
 SEARCH = (
-    "checkpoint_every, from, from_trials, hours, latency_budget_ms, max_attempts, objectives, "
-    "patience, priority, pruner, pruner_options, sampler, sampler_options, seed, space, start, "
-    "students, trials"
+    "checkpoint_every, from, from_trials, hours, latency_budget_ms, max_attempts, min_speedup, "
+    "objectives, patience, priority, pruner, pruner_options, sampler, sampler_options, seed, "
+    "space, start, students, trials"
 )
 SAMPLERS = "cmaes, gp, grid, nsga2, qmc, random, tpe"
 PRUNERS = "asha, hyperband, median, none, patient, percentile, threshold"
@@ -453,18 +453,16 @@ def test_faults_of_ranges_and_of_starts_come_in_one_message() -> None:
 def test_shipped_studies_are_right_and_named_as_their_files(path: Path) -> None:
     found = study_file.read_study(path)
     assert found.name == path.stem
-    assert set(found.search.space) == {
-        "temperature",
-        "kd_weight",
-        "overlay_probability",
-        "learning_rate",
-    }
-    assert [set(point) for point in found.search.start] == [set(found.search.space)]
+    distilled = {"temperature", "kd_weight", "overlay_probability", "learning_rate"}
+    assert set(found.search.space) - set(spec.SHAPE) == distilled
+    # which student is fast enough is for the machine to say
+    assert [set(point) for point in found.search.start] == [distilled]
 
 
-def test_there_are_three_shipped_studies() -> None:
+def test_there_are_four_shipped_studies() -> None:
     assert sorted(path.stem for path in STUDIES.glob("*.toml")) == [
         "cifar10",
+        "cifar10_edge",
         "cifar10_subset",
         "digits",
     ]
@@ -512,6 +510,8 @@ def test_budget_and_paths_are_no_part_of_the_question() -> None:
         {"search__sampler_options": {"n_startup_trials": 4}},
         {"search__pruner_options": {"bootstrap_count": 1}},
         {"search__latency_budget_ms": 2},
+        {"search__min_speedup": 2},
+        {"trial__resolution": 16},
         {"search__students": ["mobilenet_v2-5"]},
         {"teacher__checkpoint_sha256": "0" * 64},
         {"name": "other"},
@@ -994,7 +994,7 @@ def test_with_two_objectives_nothing_is_pruned_unless_somebody_asks_for_it() -> 
     for stated in ({"pruner": "hyperband"}, {"pruner_options": {"min_resource": 2}}):
         assert fault_of(**PARETO, **stated) == (
             "search.pruner = 'hyperband': Optuna prunes by one objective, and here are two; leave "
-            "it out, or bound the latency instead: latency_budget_ms"
+            "it out, or bound the latency instead: latency_budget_ms or min_speedup"
         )
     assert search_of().pruner == "hyperband" and not search_of().is_pareto
 
@@ -1018,7 +1018,7 @@ def test_two_objectives_need_a_sampler_for_them_and_students_that_differ() -> No
     )
     assert fault_of(objectives=PARETO["objectives"]) == (
         "search.objectives: every trial has the latency of mobilenet_v2-5; let architecture, "
-        "removed_blocks, width vary in search.space, or leave latency_ms out"
+        "removed_blocks, width, resolution vary in search.space, or leave latency_ms out"
     )
 
 
@@ -1128,4 +1128,36 @@ def test_a_list_of_students_names_those_of_the_space() -> None:
     start = [{"removed_blocks": 3}, {"removed_blocks": 5}]
     assert fault_of(**SHAPED, students=["mobilenet_v2-3-x0.5"], start=start) == (
         "search.start[1]: no student of search.students is so"
+    )
+
+
+def test_a_resolution_is_part_of_a_student_s_name_where_it_has_one() -> None:
+    assert spec.Architecture("mobilenet_v2", 5, 0.5, 16).name == "mobilenet_v2-5-x0.5-r16"
+    assert spec.Architecture("mobilenet_v2", 5, 1.0, 32).name == "mobilenet_v2-5-r32"
+    assert spec.Architecture("mobilenet_v2", 5).name == "mobilenet_v2-5"
+    found = study(search__space__resolution={"low": 16, "high": 32, "step": 8})
+    assert [each.resolution for each in found.students()] == [16, 24, 32]
+    assert spec.is_whole("resolution") and not spec.is_whole("width")
+    chosen = study(search__space__resolution={"choices": [32, 12]})
+    assert [each.name for each in chosen.students()] == ["mobilenet_v2-5-r12", "mobilenet_v2-5-r32"]
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        ({"low": 16, "high": 32}, ": give choices or a step, since the latency of each student"),
+        ({"low": 16, "high": 32, "step": 0.5}, ": resolution is a whole number, but its range is"),
+        ({"choices": [2, 32]}, ": 2 is not allowed: Input should be greater than or equal to 4"),
+        ({"choices": [16.5]}, ": resolution is a whole number, but its range is not"),
+    ],
+)
+def test_a_resolution_varies_in_whole_steps(span: dict[str, Any], said: str) -> None:
+    assert fault(search__space__resolution=span).startswith(f"search.space.resolution{said}")
+
+
+def test_bounds_on_latency_are_said_in_words() -> None:
+    assert spec.bounds_in_words({}) == spec.bounds_in_words({"latency_budget_ms": None}) == ""
+    both = {"latency_budget_ms": 0.5, "min_speedup": 10.0}
+    assert spec.bounds_in_words(both) == (
+        "within 0.5 ms an image and at least 10 times as fast as the teacher"
     )

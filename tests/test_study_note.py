@@ -77,8 +77,10 @@ def test_at_the_end_it_says_what_was_found_and_what_to_type() -> None:
 @pytest.mark.parametrize(
     ("search", "sought"),
     [
-        ({"latency_budget_ms": 0.5}, "after the last epoch within 0.5 ms an image"),
+        ({"latency_budget_ms": 0.5}, "after the last epoch, within 0.5 ms an image"),
+        ({"min_speedup": 10}, "last epoch, at least 10 times as fast as the teacher"),
         (PARETO, "the best trade-offs of"),
+        ({**PARETO, "min_speedup": 3}, "latency, at least 3 times as fast as the teacher"),
     ],
 )
 def test_what_is_sought_is_said(search: dict[str, Any], sought: str) -> None:
@@ -99,18 +101,3 @@ def test_every_table_has_one_width() -> None:
         for block in study_note.markdown(found, record()).split("\n\n"):
             rows = [line for line in block.splitlines() if line.startswith("|")]
             assert len({line.replace(r"\|", "").count("|") for line in rows}) <= 1
-
-
-@pytest.mark.parametrize(
-    ("text", "span"),
-    [
-        ("plain", "`plain`"),
-        ("a`b", "``a`b``"),
-        ("`a``b", "``` `a``b ```"),
-        ("a\n\n# b", "`a # b`"),
-        ("", "` `"),
-        ("<img src=x>", "`<img src=x>`"),
-    ],
-)
-def test_a_code_span_holds_whatever_it_is_given(text: str, span: str) -> None:
-    assert study_note.code(text) == span

@@ -172,8 +172,8 @@ def test_the_final_table_says_how_often_the_test_set_was_read(
     }
     tables.print_final(result, tmp_path)
     out = capsys.readouterr().out
-    assert "360 images, read 2 times" in out
-    assert "97.5 +- 1.0%" in out and "99.0%" in out and "3 seeds" in out
+    assert "360 images, read up to 2 times by each model" in out
+    assert "97.50 +- 1.00%" in out and "99.00%" in out and "3 seeds" in out
 
 
 def entry(kind: str, size: int, *used_by: str, state: inventory.State = "finished") -> Any:

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import weakref
 from collections import Counter
 from collections.abc import Generator, Iterable
@@ -375,7 +376,7 @@ def test_a_trial_whose_materials_stream_has_the_same_record(
     assert resident.fetch(True) is None and streaming.fetch(True) is not None
     assert resident.reader.packed is not None and streaming.reader.packed is None
     assert streaming.targets is found.targets
-    assert streaming.image_side == resident.image_side == tiny.SIZE
+    assert streaming.image_shape == resident.image_shape == (3, tiny.SIZE, tiny.SIZE)
     stocks = [resident, streaming]
     if mode in ("bank", "shuffled", "chosen"):  # either may fit without the other
         stocks.append(replace(resident, targets=found.targets))
@@ -696,3 +697,40 @@ def test_a_machine_that_fails_is_no_fault_of_the_trial(
     monkeypatch.setattr(training.Distillation, "loss", fail)
     with pytest.raises(MachineError, match="the machine failed under a training"):
         list(training.train(study.trial, stock, 3))
+
+
+def test_a_student_of_a_lower_resolution_learns_from_images_in_full(
+    study: spec.Study, stock: training.Stock
+) -> None:
+    config = config_of(study, resolution=4, attention_weight=0.3, initialisation="teacher")
+    student, before = training.build(config, stock, SEED), stock.network.state_dict()
+    kept = {name: value.clone() for name, value in before.items()}
+    assert isinstance(student, models.Student) and student.resize is not None
+    seen = list[Tensor]()
+    student.resize.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    records = run(config, stock, student=student)
+    side = tiny.SIZE
+    assert {tuple(each.shape[1:]) for each in seen} == {(3, side, side)}
+    assert math.isfinite(records[-1].loss)
+    assert all(torch.equal(value, before[name]) for name, value in kept.items())
+    # on every machine and after every stop the same
+    assert [each.loss for each in run(config, stock)] == [each.loss for each in records]
+
+
+def test_attention_of_a_lower_resolution_compares_the_same_block(
+    study: spec.Study, stock: training.Stock
+) -> None:
+    config = config_of(study, resolution=4, attention_weight=0.3, overlay_probability=0.0)
+    student = training.build(config, stock, SEED).eval()
+    assert isinstance(student, models.Student)
+    task = training.Distillation(config, stock, SEED)
+    without = training.Distillation(
+        config.model_copy(update={"attention_weight": 0.0}), stock, SEED
+    )
+    batch = drawn(task)
+    images = stock.reader.normalised(batch.rows, batch.views)
+    theirs = models.first_blocks(stock.network, config.removed_blocks)(images)
+    assert student.maps(images).shape[2] < theirs.shape[2]
+    distance = losses.attention_loss(student.maps(images), theirs).item()
+    paid = task.loss(student, batch) - without.loss(student, batch)
+    assert paid.item() == pytest.approx(0.3 * distance, abs=1e-5)
