@@ -155,7 +155,7 @@ def warn_if_busy(seconds: float = WATCHED_S) -> float:
     """How many cores other processes use just now; warns where that spoils a timing."""
     found = others(seconds)
     used, cores = sum(found.values()), os.cpu_count() or 1
-    if used > _QUIET * cores:
+    if used > bearable():
         log.warning(
             "other processes use %.1f of %d cores just now (%s): times will be too long and "
             "scattered; let the machine become quiet and measure again",
@@ -164,6 +164,11 @@ def warn_if_busy(seconds: float = WATCHED_S) -> float:
             ", ".join(list(found)[:3]),
         )
     return used
+
+
+def bearable() -> float:
+    """How many cores other processes may use before times can no longer be trusted."""
+    return _QUIET * (os.cpu_count() or 1)
 
 
 def _cpu_seconds() -> dict[tuple[int, str], float]:

@@ -93,7 +93,7 @@ def notes(found: Mapping[str, Any]) -> dict[str, str]:
             f"{name} {machine[name]}" for name in ("torch", "onnxruntime", "python")
         ),
     }
-    if machine["cores_used_by_others"] > latency_noise(machine["cores"]):
+    if not machine["quiet"]:
         used = f"{machine['cores_used_by_others']:.1f} cores"
         said["not quiet"] = f"other processes used {used}, so the times are too long"
     if "int8" in found["models"]["student"]["files"]:
@@ -101,11 +101,6 @@ def notes(found: Mapping[str, Any]) -> dict[str, str]:
     for each in found["skipped"]:
         said[f"no {TITLES.get(each['engine'], each['engine'])}"] = each["reason"]
     return said
-
-
-def latency_noise(cores: int) -> float:
-    """How many cores others may use before times can no longer be trusted."""
-    return 0.1 * cores
 
 
 def markdown(found: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ The student is the first blocks of a network, then global average pooling and on
 builds it.
 """
 
+import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
@@ -308,9 +309,34 @@ def _shape_known(
     side: int,
 ) -> tuple[int, ...]:
     network = networks.skeleton(name, classes, width, side)
-    if removed_blocks is not None:
-        network = first_blocks(network, removed_blocks)
-    return networks.output_shape(network, image_shape)
+    if removed_blocks is None:
+        return networks.output_shape(network, image_shape)
+    shapes = _shapes_known(name, classes, width, image_shape, side)
+    left = len(blocks(network) or []) - removed_blocks
+    if left <= len(shapes):
+        return shapes[left - 1]
+    return networks.output_shape(first_blocks(network, removed_blocks), image_shape)
+
+
+@lru_cache(maxsize=64)
+def _shapes_known(
+    name: str, classes: int, width: float, image_shape: tuple[int, ...], side: int
+) -> list[tuple[int, ...]]:
+    """What two images give after each block of a network of torchvision, up to one that fails.
+
+    A search asks for dozens of students that are prefixes of the same few networks.
+    """
+    if name not in networks.BUILDERS:
+        return []
+    network = networks.skeleton(name, classes, width, side)
+    maps = torch.zeros(2, *image_shape, device=next(network.parameters()).device)
+    found: list[tuple[int, ...]] = []
+    # whoever needs the block that fails asks it alone, and learns why
+    with torch.no_grad(), contextlib.suppress(Exception):
+        for block in blocks(network) or []:
+            maps = block(maps)
+            found.append(tuple(maps.shape))
+    return found
 
 
 def copy_prefix(student: nn.Module, teacher: nn.Module) -> None:

@@ -54,6 +54,7 @@ class _Cell:
     threads: int
     batch: int
     images: Tensor
+    rounds: int
 
 
 def all_cores() -> int:
@@ -86,8 +87,19 @@ def measure(
     assert set(networks) == {"teacher", "student"}, networks.keys()
     shape = pixels.shape[1:]
     skipped: dict[str, str] = {}
-    counts = tuple(dict.fromkeys(threads or (1, all_cores())))
-    with stages.stage("timings", note="exporting to ONNX") as stage:
+    chance = torch.Generator().manual_seed(0)  # the caller's is left alone
+    cells = [
+        _Cell(
+            count,
+            batch,
+            torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=chance),
+            rounds or (_ROUNDS if batch == 1 else _ROUNDS_OF_BATCHES),
+        )
+        for count in dict.fromkeys(threads or (1, all_cores()))
+        for batch in dict.fromkeys(batches)
+    ]
+    total = sum(cell.rounds for cell in cells)
+    with stages.stage("timings", total, "rounds", note="exporting to ONNX") as stage:
         subjects = {
             name: _subject(
                 network, (mean, sd), pixels, engines, (files or {}).get(name, {}), skipped
@@ -95,15 +107,10 @@ def measure(
             for name, network in networks.items()
         }
         busy = latency.warn_if_busy()
-        rows = []
-        for count in counts:
-            for batch in dict.fromkeys(batches):
-                images = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8)
-                rows += _timed(
-                    subjects, _Cell(count, batch, images), engines, rounds, skipped, stage
-                )
+        rows = [row for cell in cells for row in _timed(subjects, cell, engines, skipped, stage)]
     return {
-        "machine": machine() | {"cores_used_by_others": round(busy, 2)},
+        "machine": machine()
+        | {"cores_used_by_others": round(busy, 2), "quiet": busy <= latency.bearable()},
         "models": {
             name: _figures(network, subjects[name], shape) for name, network in networks.items()
         },
@@ -174,7 +181,6 @@ def _timed(
     subjects: Mapping[str, _Subject],
     cell: _Cell,
     engines: Sequence[Engine],
-    rounds: int | None,
     skipped: dict[str, str],
     stage: stages.Stage,
 ) -> list[dict[str, Any]]:
@@ -192,9 +198,11 @@ def _timed(
                 log.debug("%s cannot be timed", engine, exc_info=True)
                 skipped[engine] = _why(error)
         stage.advance(0, f"{what}: timing")
-        several = rounds or (_ROUNDS if cell.batch == 1 else _ROUNDS_OF_BATCHES)
         times = latency.interleave(
-            [call for both in calls.values() for call in both], several, pause=_PAUSE
+            [call for both in calls.values() for call in both],
+            cell.rounds,
+            stage.advance,
+            pause=_PAUSE,
         )
     stats = [latency.summarise(row) for row in times]
     names = list(subjects)

@@ -85,8 +85,9 @@ def in_words(run: spec.Run) -> str:
         return f"trains {run.students()[0].name} for {run.trial.epochs} epochs"
     search, students = run.search, [each.name for each in run.students()]
     shown = ", ".join(students[:3]) + (f" and {len(students) - 3} more" if students[3:] else "")
+    bounds = spec.bounds_in_words(search.model_dump())
     return (
         f"study '{run.name}' asks {search.trials} trials of {run.trial.epochs} epochs "
         f"({search.sampler}, {search.pruner}) over {', '.join(search.space)}; "
-        f"student{'s' if students[1:] else ''}: {shown}"
+        f"student{'s' if students[1:] else ''}: {shown}" + (f"; {bounds}" if bounds else "")
     )

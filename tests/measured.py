@@ -34,6 +34,7 @@ def found(**more: Any) -> dict[str, Any]:
             "cores": 8,
             "usable_cores": 2,
             "cores_used_by_others": 0.1,
+            "quiet": True,
             "torch": "2.9.0",
             "onnxruntime": "1.20.0",
             "python": "3.12.1",

@@ -282,6 +282,8 @@ def test_new_students_are_measured_with_files_that_were_exported_before(
 
     monkeypatch.setattr(onnx_export, "export", refuse)
     monkeypatch.setattr(latency, "measure", measure)
+    asked: list[int] = []
+    monkeypatch.setattr(latency, "warn_if_busy", lambda: asked.append(len(seen)))
     machine = latency.machine()
     monkeypatch.setattr(latency, "machine", lambda: {**machine, "cpu": "another"})
     study = tiny.study(arrays, materials={"targets": "live"})
@@ -289,6 +291,7 @@ def test_new_students_are_measured_with_files_that_were_exported_before(
     for _ in range(2):
         materials.prepare(study, fresh, CPU, data)
     assert seen == [{"teacher", tiny.STUDENT}]
+    assert asked == [0], "whether the machine is quiet is looked at before the timing, once"
 
 
 # --- before anything is spent

@@ -378,11 +378,13 @@ def test_what_torchvisions_networks_give_is_asked_once(
         return output_shape(network, image_shape)
 
     monkeypatch.setattr(networks, "output_shape", counted)
-    for name, times in (("mobilenet_v2", 1), ("mine", 3)):  # an own network may answer otherwise
-        asked.clear()
-        for _ in range(3):
-            models.check_student_images(Architecture(name, 2, 0.3), 7, (3, 24, 24))
-        assert len(asked) == times
+    before = models._shapes_known.cache_info().misses
+    for removed in (2, 2, 3, 4):  # all of them at once
+        models.check_student_images(Architecture("mobilenet_v2", removed, 0.3), 7, (3, 24, 24))
+    assert models._shapes_known.cache_info().misses == before + 1 and not asked
+    for _ in range(3):  # an own network may answer otherwise
+        models.check_student_images(Architecture("mine", 2, 0.3), 7, (3, 24, 24))
+    assert len(asked) == 3
 
 
 # --- students of own architectures

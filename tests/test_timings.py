@@ -75,9 +75,10 @@ def measure(
 def test_every_engine_batch_and_thread_count_has_a_row(
     networks: dict[str, nn.Module], files: dict[str, dict[str, Path]], compiles: list[int]
 ) -> None:
-    before = torch.get_num_threads()
+    before, chance = torch.get_num_threads(), torch.get_rng_state()
     found = measure(networks, files, batches=(1, 3), threads=(1, 2))
     assert torch.get_num_threads() == before
+    assert torch.equal(torch.get_rng_state(), chance)
     assert [(row["threads"], row["batch"], row["engine"]) for row in found["rows"]] == [
         (threads, batch, engine)
         for threads in (1, 2)
@@ -93,6 +94,7 @@ def test_every_engine_batch_and_thread_count_has_a_row(
     assert found["skipped"] == []
     assert found["calibration"] == "training rows"
     assert found["machine"]["cores_used_by_others"] == 0.25
+    assert found["machine"]["quiet"] == (latency.bearable() >= 0.25)
     assert "threads" not in found["machine"] and found["machine"]["cpu"]
 
 
@@ -117,10 +119,11 @@ def test_all_are_timed_in_turn_teacher_before_student(
     timed: list[tuple[int, int, float]] = []
 
     def interleave(
-        calls: list[Callable[[], object]], rounds: int, pause: float
+        calls: list[Callable[[], object]], rounds: int, advance: Callable[[], None], pause: float
     ) -> list[list[float]]:
         for call in calls:
             call()
+        advance()
         timed.append((len(calls), rounds, pause))
         return [[1.0 + position] * 2 for position in range(len(calls))]
 
