@@ -58,7 +58,8 @@ class Arm:
 
     def lacks(self) -> set[str]:
         """The fields of [trial] that mean nothing in this arm."""
-        return {field for part in FIELDS if not getattr(self, part) for field in FIELDS[part]}
+        found = {field for part in FIELDS if not getattr(self, part) for field in FIELDS[part]}
+        return found | ({"attention_weight"} if self.kd == "shuffled" else set())
 
 
 def read(text: str) -> list[Arm]:
@@ -110,6 +111,8 @@ def apply(arm: Arm, exported: spec.Exported) -> spec.Exported:
         trial |= {"kd_weight": 0.0, "attention_weight": 0.0}
     if arm.ig is None:
         trial |= {"overlay_probability": 0.0}
+    if arm.kd == "shuffled":
+        trial |= {"attention_weight": 0.0}  # attention is always that of the image itself
     if arm.kd == "shuffled" or targets == "shuffled":
         targets = "shuffled" if arm.kd == "shuffled" else "bank"
     return exported.model_copy(
@@ -126,12 +129,12 @@ def check(asked: Iterable[Arm], exported: spec.Exported, searched: Iterable[str]
 
     `searched` are the fields that each arm searches itself.
     """
-    own, found = of(exported), set(searched)
+    found = set(searched)
     for arm in asked:
-        for part in ("kd", "ig"):
-            wanted = getattr(arm, part) is not None
-            if wanted and getattr(own, part) is None and not found & set(FIELDS[part]):
-                name = FIELDS[part][0]
+        decided = of(apply(arm, exported))
+        for part in FIELDS:
+            name = FIELDS[part][0]  # what switches it on
+            if getattr(decided, part) != getattr(arm, part) and name not in found:
                 raise StudyError(
                     f"--arms {arm}: trial.{name} = {getattr(exported.trial, name):g} in the file, "
                     f"so there is no {part} to be had; leave the arm out, or write another {name}"

@@ -14,6 +14,7 @@ from igkd_search import (
     faithfulness_text,
     files,
     held_out,
+    model_card,
     runs,
     vault,
 )
@@ -31,6 +32,7 @@ def write(result: Mapping[str, Any], shipped: Path, folder: Path) -> None:
         with StorageError.when_writing(folder / name):
             files.replace(folder / name, (shipped / name).read_bytes())
     vault.write_whole(folder / PREDICTIONS, _predictions(result, shipped, folder).encode())
+    vault.write_whole(folder / CARD, model_card.render(result).encode())
     deployment.write_example(folder)
     if result["ablation"] is not None:
         _write_ablation(result, folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +36,7 @@ from igkd_search.endings import reporting
 from igkd_search.errors import StudyError
 
 if TYPE_CHECKING:
-    from igkd_search import crew, output_options, spec
+    from igkd_search import arms, crew, output_options, spec
 
 TrainOnlyOption = Annotated[
     bool,
@@ -65,8 +67,9 @@ def export(
         typer.Option("--top", min=2, help="Train so many leading trials again, export the best."),
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="With --top: so many fresh seeds of each.")
-    ] = 3,
+        int | None,
+        typer.Option("--seeds", min=1, help="So many fresh seeds of each.  [default: 3]"),
+    ] = None,
     gpus: GpusOption = None,
     workers_per_gpu: WorkersPerGpuOption = None,
     workers: WorkersOption = None,
@@ -84,6 +87,11 @@ def export(
 
         if trial is not None and top is not None:
             raise StudyError("--trial and --top: one of them; --top finds out which trial it is")
+        unused = {"--seeds": seeds, "--gpus": gpus, "--workers": workers}
+        for option, given in (unused | {"--train-only": train_only or None}).items():
+            if top is None and given is not None:
+                raise StudyError(f"{option}: only with --top, which trains leading trials again")
+        seeds = 3 if seeds is None else seeds
         reruns: list[spec.Rerun] = []
         if top is not None:
             check_home(home)
@@ -136,7 +144,9 @@ def train(
         exported = located(study_file.read_exported(file, retrain_teacher), data)
         wanted = arms_.read(arms) if arms is not None else []
         several = _crew(gpus, workers_per_gpu, workers, device)
-        if several is not None:
+        searched = exported.search.space if exported.search and tune_arms else ()
+        arms_.check(wanted, exported, searched)
+        if several is not None and not _is_there(output, wanted, seeds):
             command = ["train", str(file), "-o", str(output), "--seeds", str(seeds)]
             command += ["--arms", arms] if arms else []
             command += ["--tune-arms", str(tune_arms)] if tune_arms else []
@@ -145,7 +155,9 @@ def train(
             epochs = max(len(wanted), 1) * seeds * exported.trial.epochs
             _together(command, several, output / "logs", output / "runs", epochs)
         tuning = [] if tune_arms is None else ["trials"]
-        with stages.display(["start", *tuning, *STAGES[1:-1], "students", "files", "test"]):
+        with stages.display(
+            ["start", *tuning, *STAGES[1:-1], "students", "files", "test", "timings"]
+        ):
             with stages.stage("start", note="loading"):
                 check_home(home)
                 from igkd_search import final
@@ -202,6 +214,16 @@ def _together(command: list[str], several: crew.Crew, logs: Path, runs: Path, ep
     with stages.display(["students"]):
         trainers.train(command, several, logs, runs, epochs)
     os.environ.update(several.environments()[0])
+
+
+def _is_there(output: Path, wanted: Sequence[arms.Arm], seeds: int) -> bool:
+    """Whether a folder has a result of all that; nobody need be started then."""
+    try:
+        result = json.loads((output / "result.json").read_bytes())
+        there = set(result["arms"])
+        return {str(arm) for arm in wanted} <= there and len(result["student"]["seeds"]) >= seeds
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # who trains says what is wrong with it
 
 
 def _shared(home: Path, data: Path | None, device: str | None) -> list[str]:

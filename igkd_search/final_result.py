@@ -26,9 +26,11 @@ from igkd_search import (
     sources,
     spec,
     stages,
+    timings,
     vault,
 )
 from igkd_search.arms import Arm
+from igkd_search.errors import StorageError
 from igkd_search.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ def settle(workshop: Workshop, earlier: Sequence[Mapping[str, Any]]) -> dict[str
         },
         "student": {
             "arm": shipped,
-            **{name: told[shipped][name] for name in ("accuracy", "seeds")},
+            **{name: told[shipped][name] for name in ("accuracy", "seeds", "trial")},
             "shipped": told[shipped]["seeds"][0],
             **_student_figures(workshop),
         },
@@ -92,7 +94,7 @@ def settle(workshop: Workshop, earlier: Sequence[Mapping[str, Any]]) -> dict[str
         "ablation": _ablation(workshop, told, test["images"]),
         "tuning": _tuning(workshop),
         "deployment": deployed,
-        "latency": None,
+        "latency": _latency(workshop),
         "faithfulness": answers[plan.shipped, 0]["faithfulness"],
         "machine": latency.machine(),
         "history": [*earlier, _asked_now(workshop)],
@@ -113,8 +115,8 @@ def _asked_now(workshop: Workshop) -> dict[str, Any]:
 def _student(workshop: Workshop, run: runs.Run, witness: "_Witness") -> held_out.Candidate:
     found = _Loaded(workshop, run)
 
-    def explain(images: Tensor, labels: Tensor) -> Mapping[str, Any]:
-        return {"faithfulness": witness.compare(found.student, images, labels)}
+    def explain(part: held_out.Part) -> Mapping[str, Any]:
+        return {"faithfulness": witness.compare(found.student, part)}
 
     return held_out.Candidate(
         run.folder, lambda images, _: evaluation.predict(found.student, images), explain
@@ -130,10 +132,11 @@ class _Witness:
         self._options = workshop.plan.exported.overlays
         self._maps: Tensor | None = None
 
-    def compare(self, student: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
-        """How far a student looks where the teacher looks, on the sample of these images."""
-        rows = torch.from_numpy(datasets.sample_rows(len(labels), EXPLAINED)).to(labels.device)
-        shown, truth, options = images[rows], labels[rows], self._options
+    def compare(self, student: nn.Module, part: held_out.Part) -> dict[str, Any]:
+        """How far a student looks where the teacher looks, on a sample of the test part."""
+        rows = datasets.sample_rows(len(part.labels), EXPLAINED)
+        shown, truth = part.images(rows), part.labels[torch.from_numpy(rows).to(part.labels.device)]
+        options = self._options
         settings: dict[str, Any] = {
             name: getattr(options, name) for name in ("steps", "rule", "reduction")
         }
@@ -170,7 +173,8 @@ def _teacher(workshop: Workshop) -> held_out.Candidate:
     network = workshop.shared.teacher.network
     digest = workshop.shared.fingerprints["teacher"][:8]
     folder = workshop.folder / "runs" / f"teacher-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
+    with StorageError.when_writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return held_out.Candidate(folder, lambda images, _: evaluation.predict(network, images))
 
 
@@ -185,7 +189,8 @@ def _quantised(workshop: Workshop) -> held_out.Candidate:
 def _file(workshop: Workshop, kind: str, name: str) -> held_out.Candidate:
     """A deployed file of the first seed, which keeps answers of its own beside it."""
     folder = workshop.first.folder / kind
-    folder.mkdir(exist_ok=True)
+    with StorageError.when_writing(folder):
+        folder.mkdir(exist_ok=True)
     answer = partial(_ask_file, workshop.first.folder / name)
     return held_out.Candidate(folder, answer)
 
@@ -215,6 +220,28 @@ def _deployed(workshop: Workshop) -> dict[str, dict[str, Any]]:
         vault.write_whole(path, json.dumps(written).encode())
     found: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
     return found
+
+
+def _latency(workshop: Workshop) -> dict[str, Any]:
+    """Teacher and shipped student side by side, measured once a student, when nothing trains.
+
+    Without compiling, which takes minutes: `igkd latency` adds that.
+    """
+    run, shared = workshop.first, workshop.shared
+    path = run.folder / "latency.json"
+    if not path.exists():
+        networks = {
+            "teacher": shared.teacher.network,
+            "student": runs.load(run, workshop.bench_of(run)),
+        }
+        files = {"onnx": run.folder / deployment.FP32, "int8": run.folder / deployment.INT8}
+        data, engines = shared.data, [name for name in timings.ENGINES if name != "compiled"]
+        rows = datasets.sample_rows(len(data.images), deployment.CALIBRATION_IMAGES)
+        about = data.images[rows], data.mean, data.sd
+        found = timings.measure(networks, *about, engines=engines, files={"student": files})
+        vault.write_whole(path, json.dumps(found).encode())
+    timed: dict[str, Any] = json.loads(path.read_bytes())
+    return timed
 
 
 # --- what is told of them
@@ -283,12 +310,30 @@ def _ablation(
     if len(told) == 1:
         return None
     accuracies = {name: [each["accuracy"] for each in arm["seeds"]] for name, arm in told.items()}
-    return ablation.summarise(
-        accuracies,
-        images=images,
-        tuned=workshop.plan.tune,
-        winner=str(arms.of(workshop.plan.exported)),
-    )
+    winner = str(arms.of(workshop.plan.exported))
+    found = ablation.summarise(accuracies, images=images, tuned=workshop.plan.tune, winner=winner)
+    found["words"]["limits"] += _exceptions(workshop)
+    return found
+
+
+def _exceptions(workshop: Workshop) -> list[str]:
+    """What is not as the names of arms would have it, a sentence each."""
+    said = []
+    kept = [str(arm) for arm, found in workshop.tuned.items() if not found["parameters"]]
+    if kept:
+        said.append(
+            f"Nothing that was searched is a parameter of {' and '.join(kept)}: the settings there "
+            "are the winner's."
+        )
+    for arm, exported in workshop.decided.items():
+        if arms.of(exported) != arm:
+            said.append(f"The search of {arm} chose what is {arms.of(exported)}, and nothing else.")
+    if workshop.plan.exported.trial.initialisation == "teacher":
+        said.append(
+            "Every arm, the baseline too, begins with the teacher's first blocks "
+            "(trial.initialisation)."
+        )
+    return said
 
 
 def _tuning(workshop: Workshop) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ is counted too. What a model has answered stays in its folder: no later command 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,38 @@ ANSWERS, READS, SET = "test.json", "test_reads.json", "test_set.json"
 
 
 @dataclass(frozen=True)
+class Part:
+    """The opened test part: pixels uint8 (N, 3, H, W) on the host, labels (N,) on the device."""
+
+    pixels: sources.Pixels
+    labels: Tensor
+    reader: augment.Reader
+
+    def images(self, rows: NDArray[np.int64]) -> Tensor:
+        """These images (B, 3, H, W) as networks take them: never augmented, normalised."""
+        unit = torch.tensor(np.asarray(self.pixels[rows])).to(self.labels.device).float().div_(255)
+        unit = unit.contiguous(memory_format=torch.channels_last)
+        return augment.normalise(unit, self.reader.mean, self.reader.sd)
+
+    def chunks(self) -> Iterator[NDArray[np.int64]]:
+        """All rows in order, as many at once as the device best takes."""
+        _, height, width = self.pixels.shape[1:]
+        size = evaluation.chunk_of(self.labels.device, height * width)
+        every = np.arange(len(self.pixels))
+        return (every[start : start + size] for start in range(0, len(every), size))
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A finished model: the folder that its answers are kept in, and how it answers.
 
-    `logits` maps normalised images (N, C, H, W) and their pixels, uint8, to logits (N, classes);
-    `more` adds what else is measured on the very same images.
+    `logits` maps normalised images (B, C, H, W) and their pixels, uint8, to logits (B, classes);
+    `more` adds what else is measured on the very same part.
     """
 
     folder: Path
     logits: Callable[[Tensor, sources.Pixels], Tensor]
-    more: Callable[[Tensor, Tensor], Mapping[str, Any]] = lambda images, labels: {}
+    more: Callable[[Part], Mapping[str, Any]] = lambda part: {}
 
     @property
     def is_read(self) -> bool:
@@ -74,12 +96,11 @@ def read(
             "it; restore it, or give an empty folder with -o"
         )
     vault.write_whole(kept, json.dumps(found).encode())
-    images, truth = _normalised(pixels, labels, reader)
+    part = Part(pixels, torch.tensor(labels).to(reader.mean.device), reader)
     with stages.stage("test", len(waiting), "models") as stage:
         for each in waiting:
             reads = _count(each.folder)
-            answered = _answered(each, images, truth, pixels)
-            told = {"reads": reads, **answered}
+            told = {"reads": reads, **_answered(each, part)}
             vault.write_whole(each.folder / ANSWERS, json.dumps(told).encode())
             stage.advance()
     return found
@@ -88,6 +109,9 @@ def read(
 def _described(
     pixels: sources.Pixels, labels: NDArray[np.int64], training: datasets.Dataset
 ) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for image in pixels:
+        digest.update(image.tobytes())
     duplicates = datasets.count_duplicates(training.images, pixels)
     if duplicates:
         log.warning(
@@ -98,16 +122,16 @@ def _described(
     return {
         "images": len(labels),
         "labels": labels.tolist(),
-        "sha256": hashlib.sha256(np.asarray(pixels).tobytes()).hexdigest(),
+        "sha256": digest.hexdigest(),
         "duplicates": duplicates,
     }
 
 
-def _answered(
-    candidate: Candidate, images: Tensor, labels: Tensor, pixels: sources.Pixels
-) -> dict[str, Any]:
-    logits = candidate.logits(images, pixels)
-    scores = evaluation.score(logits, labels)
+def _answered(candidate: Candidate, part: Part) -> dict[str, Any]:
+    logits = torch.cat(
+        [candidate.logits(part.images(rows), part.pixels[rows]) for rows in part.chunks()]
+    )
+    scores = evaluation.score(logits, part.labels)
     confidence, predictions = logits.softmax(1).max(1)
     return {
         "accuracy": scores.accuracy,
@@ -115,7 +139,7 @@ def _answered(
         "calibration_error": scores.calibration_error,
         "predictions": predictions.tolist(),
         "confidence": [round(each, 4) for each in confidence.tolist()],
-        **candidate.more(images, labels),
+        **candidate.more(part),
     }
 
 
@@ -125,12 +149,3 @@ def _count(folder: Path) -> int:
     reads = 1 + (int(json.loads(path.read_bytes())) if path.exists() else 0)
     vault.write_whole(path, json.dumps(reads).encode())
     return reads
-
-
-def _normalised(
-    pixels: sources.Pixels, labels: NDArray[np.int64], reader: augment.Reader
-) -> tuple[Tensor, Tensor]:
-    device = reader.mean.device
-    unit = torch.tensor(np.asarray(pixels)).to(device).float().div_(255)
-    unit = unit.contiguous(memory_format=torch.channels_last)
-    return augment.normalise(unit, reader.mean, reader.sd), torch.tensor(labels).to(device)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from igkd_search import database, devices, launch, registry, results, runs, space, spec, training
-from igkd_search.errors import StudyError
+from igkd_search.errors import StudyError, TrialError
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,12 @@ def rerun(
     stock = training.Stock.of(shared, study, devices.choose(device), planned_epochs=planned)
     wanted = _runs(study, rows, seeds, folder_of(base, study.name, home))
     every = [run for of_trial in wanted for run in of_trial]
-    runs.train_all(every, lambda run: runs.Bench(stock), alone=alone)
+    try:
+        runs.train_all(every, lambda run: runs.Bench(stock), alone=alone)
+    except TrialError as error:
+        if not any(all(run.is_finished for run in of_trial) for of_trial in wanted):
+            raise
+        log.warning("%s; the trial is left out", error)
     if not alone:
         return []
     found = [
@@ -64,6 +69,7 @@ def rerun(
             accuracies=[run.record()["records"][-1]["accuracy"] for run in of_trial],
         )
         for row, of_trial in zip(rows, wanted, strict=True)
+        if all(run.is_finished for run in of_trial)
     ]
     return sorted(found, key=lambda each: -statistics.fmean(each.accuracies))
 

@@ -211,9 +211,9 @@ def print_final(result: dict[str, Any], output: Path) -> None:
     console.print_table(title, ["", "teacher", "student", "ratio"], rows)
     if result.get("ablation"):
         print_ablation(result["ablation"])
-        head = ["arm", *(name.replace(" ", "\n", 1) for name in faithfulness_text.BY_ARM.values())]
-        rows = faithfulness_text.by_arm(result["arms"])
-        console.print_table("faithfulness to the teacher's maps", head, rows)
+        _print_faithfulness(result["arms"])
+    if result.get("latency"):
+        print_latency(result["latency"])
     reads = result["test"]["reads"]
     times = "once" if reads == 1 else f"up to {reads} times"
     files = {
@@ -231,6 +231,14 @@ def print_final(result: dict[str, Any], output: Path) -> None:
     console.print_pairs(
         f"test set: {result['test']['images']} images, read {times} by each model", pairs
     )
+
+
+def _print_faithfulness(arms: Mapping[str, Mapping[str, Any]]) -> None:
+    """How far each arm's students look where the teacher looks; ablation.md has the rest."""
+    shown = 5  # columns, so that 80 characters are enough
+    head = [name.replace(" ", "\n", 1) for name in ("arm", *faithfulness_text.BY_ARM.values())]
+    rows = [row[:shown] for row in faithfulness_text.by_arm(arms)]
+    console.print_table("agreement with the teacher's maps", head[:shown], rows)
 
 
 def _delivered_rows(result: Mapping[str, Any]) -> list[list[str]]:

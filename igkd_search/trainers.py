@@ -20,7 +20,6 @@ from igkd_search.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 TRAIN_ONLY = "--train-only"
-_DEATHS = 2  # what a training does once it does again: a second time only for what killed it
 _CHECKPOINT = re.compile(r"epoch-(\d+)\.safetensors")
 
 
@@ -28,19 +27,23 @@ def train(command: Sequence[str], crew: Crew, logs: Path, runs: Path, epochs: in
     """Run `igkd COMMAND --train-only` in each process of a crew, until all have ended.
 
     `logs` is the folder of their logs, `runs` that of the runs, which will have so many epochs.
-    ProcessError when one dies again and again, or a signal had them leave.
+    None is started again: what a training does once it does again, and the others, or the same
+    command, go on with what a killed one has left. ProcessError when one has died,
+    KeyboardInterrupt when a signal had them leave.
     """
-    supervisor = Supervisor(jobs(command, crew, logs), max_deaths=_DEATHS)
+    supervisor = Supervisor(jobs(command, crew, logs), max_deaths=1)
     log.info("%d processes train; their logs are in %s", crew.workers, logs)
     with stages.stage("students", epochs, "epochs") as stage:
 
         def look() -> None:
             stage.advance(min(epochs_done(runs), epochs) - stage.done)
 
-        supervisor.run(look)
+        try:
+            supervisor.run(look)
+        finally:
+            if supervisor.asked is not None:
+                raise KeyboardInterrupt
         look()
-    if supervisor.asked is not None:
-        raise KeyboardInterrupt
 
 
 def jobs(command: Sequence[str], crew: Crew, logs: Path) -> list[Job]:

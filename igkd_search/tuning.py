@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from igkd_search import arms, database, launch, registry, results, space, spec, study_file, vault
-from igkd_search.errors import ProcessError, StudyError
+from igkd_search.errors import ProcessError, StorageError, StudyError
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ def study_of(arm: arms.Arm, exported: spec.Exported, trials: int) -> spec.Study 
     if known:
         sampler["sampler_options"] = search.sampler_options.model_dump(mode="json")
     plain = {
-        "name": f"{exported.provenance.study}-{arm.slug}"[:80],
+        # the arm is what tells them apart
+        "name": f"{exported.provenance.study[: 79 - len(arm.slug)]}-{arm.slug}",
         **{name: getattr(asked, name).model_dump(mode="json") for name in spec.Run.model_fields},
         "search": {
             "trials": trials,
@@ -79,7 +80,8 @@ def settle(
             "--tune-arms: the file does not say what was searched, for an older igkd-search wrote "
             "it; export it again"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    with StorageError.when_writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     base = database.connect(f"sqlite:///{folder / 'igkd.db'}")
     try:
         return {arm: _settle(arm, exported, trials, folder, base, home, device) for arm in asked}
@@ -108,9 +110,12 @@ def _settle(
         return {"parameters": {}, "validation_accuracy": None}
     written = study_file.as_toml(study.model_dump(mode="json"))
     vault.write_whole(folder / f"{arm.slug}.toml", written.encode())
+    _check(base, study, arm, folder)
     if not registry.is_finished(base, study, None):
         log.info("arm %s: searching %s in %d trials", arm, ", ".join(study.search.space), trials)
         ended = launch.search(base, study, home, None, None, device)
+        if ended.startswith("SIG"):
+            raise KeyboardInterrupt
         if ended != "budget":
             raise ProcessError(f"the search of arm {arm} was stopped ({ended}); nothing is lost")
     winner = results.best(results.open_study(base, study.name))
@@ -124,3 +129,21 @@ def _settle(
         "validation_accuracy": winner.accuracy,
         "trial": winner.number,
     }
+
+
+def _check(base: database.Database, study: spec.Study, arm: arms.Arm, folder: Path) -> None:
+    """StudyError where the folder holds a search of this arm that asked something else."""
+    record = base.read_study(study.name)
+    if record is None:
+        return
+    if record.trials != study.search.trials:
+        raise StudyError(
+            f"{folder}: arm {arm} has a search of {record.trials} trials here; type --tune-arms "
+            f"{record.trials}, or give an empty folder with -o"
+        )
+    _, before = registry.stored(base, study.name)
+    if before.question() != study.question():
+        raise StudyError(
+            f"{folder}: arm {arm} was searched under another configuration or [search]; restore "
+            "the file, or give an empty folder with -o"
+        )

@@ -23,6 +23,8 @@ class Plan:
     arms: tuple[Arm, ...]
     seeds: int = 1
     tune: int | None = None
+    settled: Arm | None = None
+    """The arm that was shipped when the test part was opened first, and so is for ever."""
 
     @property
     def asked(self) -> str:
@@ -32,7 +34,7 @@ class Plan:
     @property
     def shipped(self) -> Arm:
         """The arm whose first seed is delivered."""
-        return arms.shipped(self.arms, arms.of(self.exported))
+        return self.settled or arms.shipped(self.arms, arms.of(self.exported))
 
 
 def final_seed(exported: spec.Exported, index: int) -> int:

@@ -63,7 +63,8 @@ def test_what_an_arm_leaves_out_and_what_it_keeps() -> None:
         (arm,) = arms.read(name)
         trial, before = arms.apply(arm, whole).trial, whole.trial
         assert trial.kd_weight == (0.5 if "kd" in name else 0)
-        assert trial.attention_weight == (0.3 if "kd" in name else 0)
+        real = "kd" in name and "kd:shuffled" not in name
+        assert trial.attention_weight == (0.3 if real else 0), "no attention of its own image"
         assert trial.overlay_probability == (0.2 if "ig" in name else 0)
         changed = {field for field, value in trial if value != getattr(before, field)}
         assert changed <= {"kd_weight", "attention_weight", "overlay_probability"}
@@ -100,6 +101,12 @@ def test_an_arm_of_what_the_configuration_lacks_is_refused_unless_it_is_searched
     with pytest.raises(StudyError, match=r"--arms kd: trial.kd_weight = 0 in the file"):
         arms.check([Arm(), Arm(kd="none")], without)
     arms.check([Arm(), Arm(kd="none")], without, ["kd_weight"])
+    with pytest.raises(StudyError, match=r"--arms kd: trial\.kd_weight = 0"):
+        arms.check([Arm(kd="none")], without, ["temperature"])  # which switches nothing on
+    attention = exported_of(kd_weight=0.0)
+    arms.check([Arm(kd="none")], attention)
+    with pytest.raises(StudyError, match=r"--arms kd:shuffled: trial\.kd_weight = 0"):
+        arms.check([Arm(kd="shuffled")], attention)
     with pytest.raises(StudyError, match=r"--arms ig: trial.overlay_probability = 0"):
         arms.check([Arm(ig="none")], exported_of(overlay_probability=0.0), ["learning_rate"])
 

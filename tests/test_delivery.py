@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from igkd_search import ablation, delivery, deployment, faithfulness, held_out, runs
+from igkd_search import ablation, delivery, deployment, faithfulness, held_out, model_card, runs
 
 
 @pytest.fixture
@@ -37,7 +37,8 @@ def told(tmp_path: Path) -> tuple[dict[str, Any], Path, Path]:
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pictures."""
+    """No pictures, and no card."""
+    monkeypatch.setattr(model_card, "render", lambda result: "# A card")
     for module in (ablation, faithfulness):
         monkeypatch.setattr(module, "draw", lambda found, path: path.write_bytes(b""))
 
@@ -49,6 +50,7 @@ def test_files_are_those_of_the_shipped_run(told: tuple[dict[str, Any], Path, Pa
         assert (folder / name).read_bytes() == name.encode()
     assert json.loads((folder / "result.json").read_text()) == result
     assert (folder / "example.py").is_file()
+    assert (folder / "model_card.md").read_text() == "# A card"
     assert not (folder / "ablation.md").exists(), "there is nothing to compare"
 
 

@@ -29,6 +29,7 @@ from igkd_search import (
     models,
     runs,
     spec,
+    timings,
     training,
     tuning,
     workshop,
@@ -75,6 +76,7 @@ def light(whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(deployment, "write", write)
     monkeypatch.setattr(faithfulness, "measure", lambda *a, **o: result["faithfulness"])
     monkeypatch.setattr(faithfulness, "maps_of", lambda *a, **o: None)
+    monkeypatch.setattr(timings, "measure", lambda *a, **o: result["latency"])
     for module in (faithfulness, ablation):
         monkeypatch.setattr(module, "draw", lambda found, path: path.write_bytes(b""))
 
@@ -205,6 +207,8 @@ def test_what_is_delivered(whole: tuple[Path, dict[str, Any]]) -> None:
         "example.py",
         "faithfulness.png",
         "lock",
+        "model_card.md",
+        "plan.json",
         "predictions.csv",
         "result.json",
         "runs",
@@ -550,6 +554,65 @@ def test_arms_and_seeds_are_added_to_what_is_there(
     assert len(reads) == 2
 
 
+def test_what_is_shipped_stays_what_it_was_when_the_test_set_was_opened(
+    exported: spec.Exported, home: Path, tmp_path: Path
+) -> None:
+    one = changed(exported, epochs=1)
+    first = final.train(one, tmp_path, home, wanted=[Arm()])
+    assert first["student"]["arm"] == "baseline"
+    both = final.train(one, tmp_path, home, wanted=[Arm("none", "none")])
+    assert list(both["arms"]) == ["baseline", "kd+ig"]
+    assert both["student"]["shipped"] == first["student"]["shipped"]
+
+
+def test_what_another_command_has_added_meanwhile_is_kept(
+    exported: spec.Exported, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, train_all = changed(exported, epochs=1), runs.train_all
+    others = [Arm(kd="none")]
+
+    def meanwhile(*arguments: Any, **options: Any) -> None:
+        train_all(*arguments, **options)
+        if others:
+            final.train(one, tmp_path, home, 2, wanted=[others.pop()])
+
+    monkeypatch.setattr(runs, "train_all", meanwhile)
+    result = final.train(one, tmp_path, home, wanted=[Arm(ig="none")])
+    assert {name: arm["accuracy"]["n"] for name, arm in result["arms"].items()} == {
+        "kd": 2,
+        "ig": 2,
+    }
+    assert len(result["history"]) == 2 and result["student"]["arm"] == "kd"
+
+
+def test_a_folder_is_about_one_configuration_from_the_first_reading_on(
+    exported: spec.Exported, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    one = changed(exported, epochs=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("igkd_search.delivery.write", die)
+        final.train(one, tmp_path, home)
+    with pytest.raises(StudyError, match="models of another configuration have read the test"):
+        final.train(changed(one, kd_weight=0.9), tmp_path, home)
+    with pytest.raises(StudyError, match="trained with no --tune-arms"):
+        final.train(one, tmp_path, home, tune=2)
+
+
+def test_one_training_that_diverges_keeps_no_other_from_its_end(
+    exported: spec.Exported, home: Path, tmp_path: Path, reads: list[spec.Data]
+) -> None:
+    one = changed(exported, epochs=1)
+    found = {Arm(): {"parameters": {"learning_rate": 1e9}}, Arm(kd="none"): {"parameters": {}}}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrialError, match="baseline, seed 1"):
+        patch.setattr(tuning, "settle", lambda *arguments: found)
+        final.train(one, tmp_path, home, wanted=arms.read("baseline,kd"), tune=2)
+    assert [path.parts[-3] for path in tmp_path.rglob(runs.RECORD)] == ["kd"]
+    assert not reads
+
+
 def test_only_training_trains_and_reads_nothing(
     exported: spec.Exported, home: Path, tmp_path: Path, reads: list[spec.Data]
 ) -> None:
@@ -570,7 +633,7 @@ def test_tuned_arms_are_trained_by_what_each_has_found(
         return {
             arm: {"parameters": {"learning_rate": rates[arm]}, "validation_accuracy": 0.5}
             for arm in asked
-        }
+        } | {Arm(kd="none"): {"parameters": {}, "validation_accuracy": None}}
 
     monkeypatch.setattr(tuning, "settle", settle)
     one = changed(exported, epochs=1)

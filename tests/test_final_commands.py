@@ -82,6 +82,26 @@ def test_wrong_wishes_are_one_line_and_leave_nothing(
     assert not (tmp_path / "final").exists()
 
 
+@pytest.mark.parametrize("words", [["--seeds", "2"], ["--workers", "2"], ["--train-only"]])
+def test_what_only_several_trainings_need_is_refused_without_them(
+    type_: Type, tmp_path: Path, words: list[str]
+) -> None:
+    found = type_("export", "tiny", "-o", str(tmp_path / "best.toml"), *words)
+    assert found.exit_code == 1 and f"{words[0]}: only with --top" in found.stderr
+    assert not (tmp_path / "best.toml").exists()
+
+
+def test_an_arm_that_the_file_lacks_starts_no_process(
+    type_: Type, best: Path, tmp_path: Path
+) -> None:
+    text = best.read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("kd_weight ="))
+    best.write_text(text.replace(line, "kd_weight = 0.0"))
+    found = type_("train", str(best), "-o", str(tmp_path / "f"), "--arms", "kd", "--workers", "2")
+    assert found.exit_code == 1 and "trial.kd_weight = 0 in the file" in found.stderr
+    assert not (tmp_path / "f").exists()
+
+
 def test_a_teacher_that_is_missing_is_told_with_what_to_type(
     type_: Type, best: Path, tmp_path: Path
 ) -> None:

@@ -155,6 +155,7 @@ FLOORS = {
     "reruns": 8,
     "workshop": 9,
     "final_result": 10,
+    "settled": 10,
     "final": 11,
     "final_commands": 12,
     "callers": 0,

@@ -46,7 +46,7 @@ def candidate(tmp_path: Path) -> Callable[..., Candidate]:
             logits[:, 1] = 1
             return logits
 
-        return Candidate(folder, answer, lambda images, labels: {"more": len(labels)})
+        return Candidate(folder, answer, lambda part: {"more": len(part.labels)})
 
     return made
 
@@ -72,7 +72,7 @@ def test_models_get_the_pixels_and_the_same_normalised(
 ) -> None:
     seen: list[Any] = []
     read(candidate("one", seen))
-    ((images, pixels),) = seen
+    images, pixels = torch.cat([one for one, _ in seen]), np.concatenate([two for _, two in seen])
     assert np.array_equal(pixels, np.load(arrays / "test_images.npy"))
     mean, sd = (values[:, None, None] for values in (stock.reader.mean, stock.reader.sd))
     assert torch.allclose(images * sd + mean, torch.tensor(np.array(pixels)) / 255, atol=1e-6)
@@ -109,3 +109,16 @@ def test_a_reading_is_counted_before_the_answers(
     assert json.loads((one.folder / held_out.READS).read_text()) == 1
     read(one)
     assert one.answers()["reads"] == 2
+
+
+def test_models_are_asked_in_chunks_that_the_device_can_hold(
+    read: Callable[..., dict[str, Any]],
+    candidate: Callable[..., Candidate],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("igkd_search.evaluation.chunk_of", lambda device, pixels: 10)
+    one = candidate("one", seen)
+    read(one)
+    assert [len(images) for images, _ in seen] == [10, 10, 4]
+    assert len(one.answers()["predictions"]) == tiny.TEST

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from igkd_search import database, export, removal, reruns, results, runs, space, spec, training
-from igkd_search.errors import StudyError
+from igkd_search.errors import StudyError, TrialError
 
 
 @pytest.fixture
@@ -102,3 +102,26 @@ def test_the_file_holds_the_best_by_mean_and_how_all_did(
     head = output.read_text().partition("schema_version")[0]
     assert f"# trial {second.number}: " in head and "85.00 +- 7.07 % by 2 fresh seeds" in head
     assert "70.00 % by 1 fresh seed\n" in head
+
+
+def test_a_leading_trial_that_diverges_by_another_seed_is_left_out(
+    mine: tuple[database.Database, Path],
+    study: spec.Study,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    base, home = mine
+    rows, train = reruns.leading(base, "tiny", 2), training.train
+    bad = space.decide(study, rows[0].parameters)
+
+    def diverging(config: spec.TrialConfig, *arguments: Any, **options: Any) -> Any:
+        if config == bad:
+            raise TrialError("diverged", "loss nan")
+        return train(config, *arguments, **options)
+
+    monkeypatch.setattr(training, "train", diverging)
+    (found,) = reruns.rerun(base, study, rows, 1, home, "cpu")
+    assert found.trial == rows[1].number
+    assert "the trial is left out" in caplog.text
+    with pytest.raises(TrialError, match="diverged"):
+        reruns.rerun(base, study, rows[:1], 1, home, "cpu")

@@ -181,3 +181,34 @@ def test_a_record_is_plain_json(
     run = make(epochs=1)
     runs.train_all([run], bench_of)
     assert json.loads(json.dumps(run.record())) == run.record()
+
+
+def test_what_killed_runs_of_other_questions_left_is_cleared_but_not_what_is_held(
+    make: Callable[..., runs.Run], tmp_path: Path
+) -> None:
+    ours, theirs, held = (make(number, place="runs/kd") for number in (1, 2, 3))
+    for run in (ours, theirs, held):
+        (run.folder / "checkpoints").mkdir(parents=True)
+    with FileLock(held.folder / "lock"):
+        runs.clear(tmp_path / "runs", [ours])
+    assert [run.folder.exists() for run in (ours, theirs, held)] == [True, False, True]
+
+
+def test_validation_rows_that_were_trained_on_are_told_nothing_of(
+    make: Callable[..., runs.Run], stock: training.Stock
+) -> None:
+    run = make(epochs=1)
+    every = torch.arange(len(stock.labels))
+    runs.train_all([run], lambda run: runs.Bench(stock, every))
+    (record,) = run.record()["records"]
+    assert set(record) == {"epoch", "loss", "learning_rate", "seconds", "images_per_s"}
+
+
+def test_one_that_diverges_is_told_when_the_others_are_trained(
+    make: Callable[..., runs.Run], bench_of: Callable[[runs.Run], runs.Bench]
+) -> None:
+    broken, well = make(1, learning_rate=1e9, epochs=1), make(2, epochs=1)
+    with pytest.raises(TrialError, match="seed 1: diverged") as told:
+        runs.train_all([broken, well], bench_of)
+    assert told.value.cause == "diverged"
+    assert (broken.is_finished, well.is_finished) == (False, True)

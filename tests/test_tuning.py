@@ -122,8 +122,8 @@ def test_an_arm_without_anything_to_search_keeps_the_settings(
 def test_a_search_that_is_stopped_is_told(
     study: spec.Study, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "search", lambda *arguments: "SIGTERM")
-    with pytest.raises(ProcessError, match=r"search of arm baseline was stopped \(SIGTERM\)"):
+    monkeypatch.setattr(launch, "search", lambda *arguments: "igkd stop")
+    with pytest.raises(ProcessError, match=r"search of arm baseline was stopped \(igkd stop\)"):
         tuning.settle([Arm()], exported_of(study), 2, tmp_path / "tuning", home)
 
 
@@ -133,3 +133,31 @@ def test_a_file_that_does_not_say_what_was_searched_is_refused(
     with pytest.raises(StudyError, match="--tune-arms: the file does not say"):
         tuning.settle([Arm()], tiny.exported(study), 2, tmp_path / "tuning", home)
     assert not (tmp_path / "tuning").exists()
+
+
+def test_another_number_of_trials_or_another_question_is_refused(
+    study: spec.Study, mine: Path, tmp_path: Path
+) -> None:
+    exported, folder = exported_of(study), tmp_path / "tuning"
+    tuning.settle([Arm()], exported, 1, folder, mine, "cpu")
+    with pytest.raises(StudyError, match=r"a search of 1 trials here; type --tune-arms 1"):
+        tuning.settle([Arm()], exported, 2, folder, mine, "cpu")
+    other = exported_of(study, seed=5)
+    with pytest.raises(StudyError, match=r"under another configuration or \[search\]"):
+        tuning.settle([Arm()], other, 1, folder, mine, "cpu")
+
+
+def test_an_interruption_is_one(
+    study: spec.Study, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "search", lambda *arguments: "SIGINT: left")
+    with pytest.raises(KeyboardInterrupt):
+        tuning.settle([Arm()], exported_of(study), 2, tmp_path / "tuning", home)
+
+
+def test_long_names_of_studies_leave_arms_apart(study: spec.Study) -> None:
+    exported = exported_of(study)
+    long = exported.provenance.model_copy(update={"study": "s" * 80})
+    named = exported.model_copy(update={"provenance": long})
+    asked = [tuning.study_of(arm, named, 2) for arm in ARMS]
+    assert len({each.name for each in asked if each}) == len(ARMS)
