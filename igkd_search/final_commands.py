@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import console, stages, tables
+from igkd_search import console, final_tables, stages
 from igkd_search.command_options import (
     HOME,
     STAGES,
@@ -106,7 +106,7 @@ def export(
         if format is Format.json:
             console.print_json(written.model_dump(mode="json", exclude_none=True))
         else:
-            tables.print_exported(written, output)
+            final_tables.print_exported(written, output)
 
 
 def train(
@@ -165,7 +165,7 @@ def train(
                 exported, output, home, seeds, device, wanted, tune_arms, alone=not train_only
             )
         if not train_only:
-            show(result, format, lambda found: tables.print_final(found, output))
+            show(result, format, lambda found: final_tables.print_final(found, output))
 
 
 def _rerun(

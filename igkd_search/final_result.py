@@ -1,43 +1,16 @@
 """What a final training has shown: result.json, of models that have read the test set once each."""
 
-import json
-import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from igkd_search import (
-    ablation,
-    arms,
-    attribution,
-    datasets,
-    deployment,
-    evaluation,
-    faithfulness,
-    held_out,
-    latency,
-    runs,
-    sources,
-    spec,
-    stages,
-    timings,
-    vault,
-)
+from igkd_search import ablation, arms, candidates, held_out, latency, spec
 from igkd_search.arms import Arm
-from igkd_search.errors import StorageError
 from igkd_search.workshop import Workshop
 
-log = logging.getLogger(__name__)
-
 SCHEMA_VERSION = 2
-EXPLAINED = 64
-"""Test images whose attributions are compared, evenly spaced."""
 
 
 def settle(workshop: Workshop, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -46,11 +19,12 @@ def settle(workshop: Workshop, earlier: Sequence[Mapping[str, Any]]) -> dict[str
     `earlier` is the history of the folder so far. The keys are those of docs/final.md.
     """
     plan, shared = workshop.plan, workshop.shared
-    deployed = _deployed(workshop)
-    teacher, small = _teacher(workshop), _quantised(workshop)
-    exact = _exact(workshop)
-    witness = _Witness(workshop)
-    students = {key: _student(workshop, run, witness) for key, run in workshop.all_runs.items()}
+    deployed, witness = candidates.deployed(workshop), candidates.Witness(workshop)
+    teacher, exact = candidates.teacher(workshop), candidates.exact(workshop)
+    small = candidates.quantised(workshop)
+    students = {
+        key: candidates.student(workshop, run, witness) for key, run in workshop.all_runs.items()
+    }
     reader = workshop.use(plan.shipped)[0].stock.reader
     test = held_out.read(
         [teacher, *students.values(), exact, small],
@@ -94,7 +68,7 @@ def settle(workshop: Workshop, earlier: Sequence[Mapping[str, Any]]) -> dict[str
         "ablation": _ablation(workshop, told, test["images"]),
         "tuning": _tuning(workshop),
         "deployment": deployed,
-        "latency": _latency(workshop),
+        "latency": candidates.timed(workshop),
         "faithfulness": answers[plan.shipped, 0]["faithfulness"],
         "machine": latency.machine(),
         "history": [*earlier, _asked_now(workshop)],
@@ -107,144 +81,6 @@ def _asked_now(workshop: Workshop) -> dict[str, Any]:
         "seeds": workshop.plan.seeds,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-# --- the models
-
-
-def _student(workshop: Workshop, run: runs.Run, witness: "_Witness") -> held_out.Candidate:
-    found = _Loaded(workshop, run)
-
-    def explain(part: held_out.Part) -> Mapping[str, Any]:
-        return {"faithfulness": witness.compare(found.student, part)}
-
-    return held_out.Candidate(
-        run.folder, lambda images, _: evaluation.predict(found.student, images), explain
-    )
-
-
-class _Witness:
-    """The teacher's maps of some test images, drawn once for all students."""
-
-    def __init__(self, workshop: Workshop) -> None:
-        self._teacher = workshop.shared.teacher.network
-        self._reader = workshop.use(workshop.plan.shipped)[0].stock.reader
-        self._options = workshop.plan.exported.overlays
-        self._maps: Tensor | None = None
-
-    def compare(self, student: nn.Module, part: held_out.Part) -> dict[str, Any]:
-        """How far a student looks where the teacher looks, on a sample of the test part."""
-        rows = datasets.sample_rows(len(part.labels), EXPLAINED)
-        shown, truth = part.images(rows), part.labels[torch.from_numpy(rows).to(part.labels.device)]
-        options = self._options
-        settings: dict[str, Any] = {
-            name: getattr(options, name) for name in ("steps", "rule", "reduction")
-        }
-        mean, sd = self._reader.mean, self._reader.sd
-        if self._maps is None:
-            baselines = attribution.BASELINES[options.baseline](shown, mean, sd)
-            self._maps = faithfulness.maps_of(self._teacher, shown, truth, baselines, settings)
-        return faithfulness.measure(
-            student,
-            self._teacher,
-            shown,
-            truth,
-            mean=mean,
-            sd=sd,
-            seed=0,
-            baseline=options.baseline,
-            theirs=self._maps,
-            **settings,
-        )
-
-
-class _Loaded:
-    """A finished student, read from its file when it is first asked."""
-
-    def __init__(self, workshop: Workshop, run: runs.Run) -> None:
-        self._workshop, self._run = workshop, run
-
-    @cached_property
-    def student(self) -> nn.Module:
-        return runs.load(self._run, self._workshop.bench_of(self._run))
-
-
-def _teacher(workshop: Workshop) -> held_out.Candidate:
-    network = workshop.shared.teacher.network
-    digest = workshop.shared.fingerprints["teacher"][:8]
-    folder = workshop.folder / "runs" / f"teacher-{digest}"
-    with StorageError.when_writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return held_out.Candidate(folder, lambda images, _: evaluation.predict(network, images))
-
-
-def _exact(workshop: Workshop) -> held_out.Candidate:
-    return _file(workshop, "onnx", deployment.FP32)
-
-
-def _quantised(workshop: Workshop) -> held_out.Candidate:
-    return _file(workshop, "int8", deployment.INT8)
-
-
-def _file(workshop: Workshop, kind: str, name: str) -> held_out.Candidate:
-    """A deployed file of the first seed, which keeps answers of its own beside it."""
-    folder = workshop.first.folder / kind
-    with StorageError.when_writing(folder):
-        folder.mkdir(exist_ok=True)
-    answer = partial(_ask_file, workshop.first.folder / name)
-    return held_out.Candidate(folder, answer)
-
-
-def _ask_file(path: Path, images: Tensor, pixels: sources.Pixels) -> Tensor:
-    return torch.from_numpy(deployment.predict(path, pixels)).to(images.device)
-
-
-def _deployed(workshop: Workshop) -> dict[str, dict[str, Any]]:
-    """The first seed's student as files, written once, and what they are."""
-    run, shared = workshop.first, workshop.shared
-    path = run.folder / "deployment.json"
-    if not path.exists():
-        study = workshop.plan.exported.provenance.study
-        origin = {"study": study, "arm": str(workshop.plan.shipped)}
-        with stages.stage("files", note="exporting to ONNX and quantising"):
-            student, data = runs.load(run, workshop.bench_of(run)), shared.data
-            written = deployment.write(
-                student,
-                data.mean,
-                data.sd,
-                data.images,
-                data.class_names,
-                run.folder,
-                origin=origin,
-            )
-        vault.write_whole(path, json.dumps(written).encode())
-    found: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
-    return found
-
-
-def _latency(workshop: Workshop) -> dict[str, Any]:
-    """Teacher and shipped student side by side, measured once a student, when nothing trains.
-
-    Without compiling, which takes minutes: `igkd latency` adds that.
-    """
-    run, shared = workshop.first, workshop.shared
-    path = run.folder / "latency.json"
-    if not path.exists():
-        networks = {
-            "teacher": shared.teacher.network,
-            "student": runs.load(run, workshop.bench_of(run)),
-        }
-        files = {"onnx": run.folder / deployment.FP32, "int8": run.folder / deployment.INT8}
-        data, engines = shared.data, [name for name in timings.ENGINES if name != "compiled"]
-        rows = datasets.sample_rows(len(data.images), deployment.CALIBRATION_IMAGES)
-        about = data.images[rows], data.mean, data.sd
-        found = timings.measure(networks, *about, engines=engines, files={"student": files})
-        vault.write_whole(path, json.dumps(found).encode())
-    timed: dict[str, Any] = json.loads(path.read_bytes())
-    return timed
-
-
-# --- what is told of them
 
 
 def _arm(

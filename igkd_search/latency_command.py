@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from igkd_search import completion, console, stages, tables
+from igkd_search import completion, console, final_tables, stages
 from igkd_search.command_options import (
     HOME,
     DataOption,
@@ -76,7 +76,7 @@ def latency(
             found = timed_pair.measure(
                 subject, home, engines=asked, batches=batches, threads=counts, rounds=rounds
             )
-        show(found, format, tables.print_latency)
+        show(found, format, final_tables.print_latency)
         if subject.study is not None:
             # only now, so that a storage that cannot be written to costs no figure
             with closing(open_existing(storage, home)) as base:

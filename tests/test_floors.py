@@ -154,10 +154,12 @@ FLOORS = {
     "tuning": 8,
     "reruns": 8,
     "workshop": 9,
-    "final_result": 10,
+    "candidates": 10,
+    "final_tables": 7,
+    "final_result": 11,
     "settled": 10,
-    "final": 11,
-    "final_commands": 12,
+    "final": 12,
+    "final_commands": 13,
     "callers": 0,
     "answers": 1,
     "gate": 2,
@@ -186,8 +188,8 @@ FLOORS = {
     "status_command": 8,
     "doctor_command": 8,
     "worker_commands": 9,
-    "cli": 13,
-    "__main__": 14,
+    "cli": 14,
+    "__main__": 15,
 }
 """Module -> floor; a module that is not here yet has its place already."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from igkd_search import ablation, console, findings, inventory, results, tables
+from igkd_search import console, findings, inventory, results, tables
 
 COST = {
     "parameters": 400,
@@ -160,22 +160,6 @@ def test_failed_trials_are_listed_with_cause_and_reason(capsys: pytest.CaptureFi
     ]
 
 
-def test_the_final_table_says_how_often_the_test_set_was_read(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    engines = {"onnxruntime": {"median_ms": 2.0}, "pytorch": {"median_ms": 9.0}}
-    cost = {"parameters": 400, "macs": 3000, **engines}
-    result = {
-        "teacher": {"accuracy": 0.99, **cost},
-        "student": {"accuracy": {"mean": 0.975, "sd": 0.01, "n": 3}, **cost},
-        "test": {"images": 360, "reads": 2},
-    }
-    tables.print_final(result, tmp_path)
-    out = capsys.readouterr().out
-    assert "360 images, read up to 2 times by each model" in out
-    assert "97.50 +- 1.00%" in out and "99.00%" in out and "3 seeds" in out
-
-
 def entry(kind: str, size: int, *used_by: str, state: inventory.State = "finished") -> Any:
     age = timedelta(hours=2, minutes=30)
     created, path = datetime.now(UTC) - age, Path("vault") / kind / "0123456789abcdef"
@@ -260,22 +244,3 @@ def test_a_summary_says_how_far_accuracies_can_be_trusted_and_where_to_look_next
     for typed in ("igkd report s -o report/", "igkd dashboard", "igkd export s -o best.toml"):
         assert typed in out
     assert out.isascii() and max(map(len, out.splitlines())) <= 80
-
-
-def test_an_ablation_fits_eighty_columns_in_plain_letters(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(console, "_FILE_WIDTH", 80)
-    arms = {
-        "baseline": [0.910, 0.912, 0.914],
-        "kd+ig": [0.925, 0.929, 0.928],
-        "kd+ig:shuffled": [0.871, 0.925, 0.910],
-    }
-    tables.print_ablation(ablation.summarise(arms, images=10_000, tuned=None))
-    out = capsys.readouterr().out
-    assert out.isascii() and max(map(len, out.splitlines())) <= 80
-    lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert "arm accuracy, % n difference 95% interval p p (Holm)" in lines
-    assert "baseline 91.20 +- 0.20 3" in lines
-    assert "kd+ig 92.73 +- 0.21 3 +1.53 +1.07 to +2.00 <0.001 0.002" in lines
-    assert "- kd+ig is 1.53 points above baseline (95% interval 1.07 to 2.00, p = 0.002" in lines
