@@ -11,6 +11,7 @@ resized with antialiasing; grey becomes three equal channels, transparency becom
 """
 
 import argparse
+import io
 import json
 import struct
 import zlib
@@ -27,6 +28,8 @@ Pixels = NDArray[np.uint8]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type: grey, RGB, palette, ..
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+# of Pillow's formats, those of training: some others start outside programs
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _LARGEST = 100_000_000  # pixels; more of them is a damaged or malicious file
 
 
@@ -49,7 +52,7 @@ def read(path: Path, side: int) -> Pixels:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         if path.suffix.lower() == ".npy":
-            return _from_array(path)
+            return _from_array(content)
         if content.startswith(_SIGNATURE) and not _is_interlaced(content):
             return _from_png(content)
         return _by_pillow(path, side)
@@ -57,11 +60,13 @@ def read(path: Path, side: int) -> Pixels:
         raise ImageError(f"{path}: {error}") from error
 
 
-def _from_array(path: Path) -> Pixels:
+def _from_array(content: bytes) -> Pixels:
     try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        found = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # whatever a damaged header makes its parser raise
         raise ImageError("not an array that numpy.save has written") from error
+    if found.size == 0:
+        raise ImageError(f"holds {found.dtype} {found.shape}, which is no pixels at all")
     if found.dtype == np.uint8 and found.ndim == 2:
         return np.repeat(found[None], 3, axis=0)
     if found.dtype == np.uint8 and found.ndim == 3 and 3 in (found.shape[0], found.shape[2]):
@@ -81,8 +86,10 @@ def _by_pillow(path: Path, side: int) -> Pixels:
             "only PNG without interlacing and .npy are read here; convert it, or for other formats "
             "type: pip install pillow"
         ) from None
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats) as image:
             image.draft(None, (2 * side, 2 * side))
             upright = ImageOps.exif_transpose(image)
             if upright.mode == "F" or upright.mode[:1] == "I":
@@ -125,28 +132,40 @@ def _is_interlaced(content: bytes) -> bool:
 
 def _from_png(content: bytes) -> Pixels:
     chunks: dict[bytes, bytes] = {}
+    parts: list[bytes] = []
     for name, data in _chunks(content):
-        chunks[name] = chunks[name] + data if name == b"IDAT" and name in chunks else data
-    if b"IHDR" not in chunks or b"IDAT" not in chunks or len(chunks[b"IHDR"]) != 13:
+        chunks[name] = data
+        if name == b"IDAT":
+            parts.append(data)
+    if b"IHDR" not in chunks or not parts or len(chunks[b"IHDR"]) != 13:
         raise ImageError("is a damaged PNG: it holds no pixels")
     width, height, bits, kind = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
     if bits not in _DEPTHS.get(kind, ()) or not 0 < width * height <= _LARGEST:
         raise ImageError(
             f"is no PNG of a known kind: {width}x{height}, colour type {kind}, {bits} bits"
         )
-    samples = _samples(chunks[b"IDAT"], width, height, bits, _SAMPLES[kind])
+    samples = _samples(b"".join(parts), width, height, bits, _SAMPLES[kind])
     transparent = chunks.get(b"tRNS")
     if kind == 3:
         return _from_palette(samples[0], chunks.get(b"PLTE", b""), transparent or b"")
-    if kind == 0 and bits == 16:
-        transparent = None  # as Pillow does
-    opaque = None
-    if transparent is not None and kind in (0, 2) and len(transparent) == 2 * len(samples):
-        named = np.frombuffer(transparent, ">u2").astype(np.int64)[:, None, None]
-        opaque = np.where((samples == named).all(axis=0, keepdims=True), 0, 2 ** max(bits, 8) - 1)
     if bits < 8:
         samples = samples * (255 // (2**bits - 1))
-    return in_colour(samples if opaque is None else np.concatenate([samples, opaque]), max(bits, 8))
+    named = kind == 2 or (kind == 0 and bits < 16)  # as Pillow does
+    if named and transparent is not None and len(transparent) == 2 * len(samples):
+        return in_colour(_with_alpha(samples, bits, transparent), 8)
+    return in_colour(samples, max(bits, 8))
+
+
+def _with_alpha(samples: NDArray[np.int64], bits: int, transparent: bytes) -> NDArray[np.int64]:
+    """Grey or RGB in 8 bits with an alpha that is 0 where they are the colour named by tRNS.
+
+    As Pillow does, whatever the bits, its lower bytes are compared with the values in 8 bits.
+    """
+    values = samples >> 8 if bits == 16 else samples
+    named = np.frombuffer(transparent, ">u2").astype(np.int64)[:, None, None]
+    named = named if bits == 1 else named & 255
+    alpha = np.where((values == named).all(axis=0, keepdims=True), 0, 255)
+    return np.concatenate([values, alpha])
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -156,13 +175,14 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         if place + 12 > len(content):
             raise ImageError("is a damaged PNG: it ends early")
         length, name = struct.unpack(">I4s", content[place : place + 8])
-        data, check = content[place + 8 : place + 8 + length], content[place + 8 + length :][:4]
-        if check != struct.pack(">I", zlib.crc32(name + data)):
+        end = place + 8 + length
+        data, check = content[place + 8 : end], content[end : end + 4]
+        if check != struct.pack(">I", zlib.crc32(data, zlib.crc32(name))):
             raise ImageError("is a damaged PNG: a checksum does not match")
         yield name, data
         if name == b"IEND":
             return
-        place += 12 + length
+        place = end + 4
 
 
 def _samples(data: bytes, width: int, height: int, bits: int, count: int) -> NDArray[np.int64]:

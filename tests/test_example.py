@@ -1,5 +1,6 @@
 """Laws of the program beside a student: it sees what Pillow and training see, without them."""
 
+import io
 import os
 import struct
 import subprocess
@@ -93,21 +94,26 @@ def test_a_png_of_every_kind_gives_the_pixels_of_training(
     np.testing.assert_array_equal(example.read(path, 12), decoding.decode(path, 12))
 
 
-TRANSPARENT = {
-    (GREY, 1): b"\x00\x01",
-    (GREY, 8): b"\x00\x40",
-    (GREY, 16): b"\x00\x40",
-    (RGB, 8): b"\x00\x01\x00\x02\x00\x03",
-    (PALETTE, 2): b"\x00\x80",
-    (PALETTE, 8): bytes(range(0, 256, 3)),
-}
+TRANSPARENT = [
+    (GREY, 1, b"\x00\x01"),
+    *((GREY, 2, bytes([0, value])) for value in (0, 1, 85)),
+    *((GREY, 4, bytes([0, value])) for value in (0, 3, 51)),
+    (GREY, 8, b"\x00\x40"),
+    (GREY, 16, b"\x00\x40"),
+    (RGB, 8, b"\x00\x01\x00\x02\x00\x03"),
+    (RGB, 16, b"\x01\x01\x02\x02\x03\x03"),
+    (PALETTE, 2, b"\x00\x80"),
+    (PALETTE, 8, bytes(range(0, 256, 3))),
+]
 
 
-@pytest.mark.parametrize(("kind", "bits"), TRANSPARENT)
-def test_transparency_is_white_as_in_training(tmp_path: Path, kind: int, bits: int) -> None:
-    samples, named = values(kind, bits), TRANSPARENT[kind, bits]
+@pytest.mark.parametrize(("kind", "bits", "named"), TRANSPARENT)
+def test_transparency_is_white_as_in_training(
+    tmp_path: Path, kind: int, bits: int, named: bytes
+) -> None:
+    samples = values(kind, bits)
     if kind in (GREY, RGB):
-        samples[3:6] = np.frombuffer(named, ">u2")
+        samples[3:6] = np.frombuffer(named, ">u2") & (2**bits - 1)
     more = [palette(bits)] if kind == PALETTE else []
     path = png(tmp_path / "a.png", samples, bits, kind, *more, chunk(b"tRNS", named))
     found = example.read(path, 12)
@@ -206,10 +212,21 @@ def test_a_damaged_png_is_one_line_of_error(tmp_path: Path, what: str, says: str
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
+def zipped() -> bytes:
+    content = io.BytesIO()
+    np.savez(content, np.zeros((4, 4), np.uint8))
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("a.npy", b"text", "not an array"),
+        ("a.npy", b"", "not an array"),
+        ("a.npy", zipped(), "not an array"),  # as numpy.savez has it
+        ("a.npy", b"\x93NUMPY\x01\x00\x04\x00{[(\n", "not an array"),
+        ("a.npy", b"\x93NUMPY\x01\x00\x40\x00" + b"9" * 64, "not an array"),
+        ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be decoded"),
         ("a.gif", b"text", "cannot be decoded"),
         ("gone.png", None, "No such file"),
     ],
@@ -236,6 +253,28 @@ def test_arrays_of_another_kind_are_refused(tmp_path: Path, array: NDArray[Any])
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(example.ImageError, match="wanted is one image, uint8"):
         example.read(tmp_path / "a.npy", 8)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4), (4, 0, 3), (3, 0)])
+def test_arrays_without_pixels_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(example.ImageError, match="no pixels at all"):
+        example.read(tmp_path / "a.npy", 8)
+
+
+def test_the_formats_are_those_of_training(tmp_path: Path) -> None:
+    assert example._FORMATS == decoding._FORMATS
+    Image.new("L", (4, 4)).save(tmp_path / "a.pcx")  # Pillow reads it, training does not
+    with pytest.raises(example.ImageError, match="cannot be decoded"):
+        example.read(tmp_path / "a.pcx", 4)
+
+
+def test_pixels_in_many_parts_are_joined(tmp_path: Path) -> None:
+    path = png(tmp_path / "a.png", values(GREY, 8), 8, GREY)
+    content, empty = path.read_bytes(), chunk(b"IDAT", b"")
+    place = content.index(b"IDAT") - 4
+    path.write_bytes(content[:place] + empty * 100_000 + content[place:])
+    np.testing.assert_array_equal(example.read(path, 12), decoding.decode(path, 12))
 
 
 @pytest.fixture
