@@ -23,7 +23,7 @@ import psutil
 import torch
 from torch import nn
 
-from igkd_search import onnx_export
+from igkd_search import devices, onnx_export
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ THREADS = 1
 WARM_UPS = 10
 BLOCK_NS = 5_000_000  # long against the clock's grain and a call's jitter, short against drift
 WATCHED_S = 0.5  # how long other processes are watched; some hundred times the clock of their times
-_QUIET = 0.1  # of the cores: more than that in use by others is warned of
+_QUIET = 0.1  # of the cores we may use: more than that in use by others is warned of
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def warn_if_busy(seconds: float = WATCHED_S) -> float:
 
 def bearable() -> float:
     """How many cores other processes may use before times can no longer be trusted."""
-    return _QUIET * (os.cpu_count() or 1)
+    return _QUIET * devices.cores()
 
 
 def _cpu_seconds() -> dict[tuple[int, str], float]:

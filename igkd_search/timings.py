@@ -6,7 +6,6 @@ of the machine meets all of them alike and their ratio holds. docs/latency.md sa
 """
 
 import logging
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from igkd_search import (
     activations,
     compiling,
     deployment,
+    devices,
     latency,
     latency_table,
     models,
@@ -57,13 +57,6 @@ class _Cell:
     rounds: int
 
 
-def all_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def measure(
     networks: Mapping[str, nn.Module],
     pixels: deployment.Pixels,
@@ -95,7 +88,7 @@ def measure(
             torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=chance),
             rounds or (_ROUNDS if batch == 1 else _ROUNDS_OF_BATCHES),
         )
-        for count in dict.fromkeys(threads or (1, all_cores()))
+        for count in dict.fromkeys(threads or (1, devices.cores()))
         for batch in dict.fromkeys(batches)
     ]
     total = sum(cell.rounds for cell in cells)
@@ -125,7 +118,7 @@ def machine() -> dict[str, Any]:
     found = latency.machine()
     del found["threads"]
     return found | {
-        "usable_cores": all_cores(),
+        "usable_cores": devices.cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
@@ -240,7 +233,14 @@ def _compiled(subject: _Subject, cell: _Cell) -> Callable[[], object]:
         logits: Tensor = subject.resting(images)
         return logits
 
-    compiled = torch.compile(compiling.own_code(forward), dynamic=False, fullgraph=True)
+    # Kernels are of a thread count. Before torch 2.15 inductor's cache knows it from this option
+    # only, and gives those of one thread to every other.
+    compiled = torch.compile(
+        compiling.own_code(forward),
+        dynamic=False,
+        fullgraph=True,
+        options={"cpp.threads": cell.threads},
+    )
     with onnx_export.quiet():
         compiled(cell.images)
     return lambda: compiled(cell.images)

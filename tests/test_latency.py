@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from igkd_search import latency
+from igkd_search import devices, latency
 from igkd_search.errors import MaterialError
 from igkd_search.latency import Stats, Timing
 
@@ -206,6 +206,7 @@ def busy(monkeypatch: pytest.MonkeyPatch, *rows: tuple[int, str | None, float | 
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(devices, "cores", lambda: 4)
 
 
 def test_other_processes_are_counted_in_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +225,14 @@ def test_a_busy_machine_is_warned_of(
     assert latency.warn_if_busy() == pytest.approx(used / 2)
     assert ("other processes use 0.5 of 4 cores just now (render)" in caplog.text) == warned
     assert bool(caplog.records) == warned
+
+
+def test_what_is_bearable_depends_on_the_cores_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    assert latency.bearable() == pytest.approx(0.2)
 
 
 def test_processes_of_this_machine_can_be_watched() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from igkd_search import deployment, latency, timings
+from igkd_search import deployment, devices, latency, timings
 from igkd_search.errors import MaterialError
 from tests import tiny
 
@@ -58,6 +58,9 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
 
     def compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        asked = options.pop("options")  # what inductor's cache tells the kernels of a count by
+        assert asked == {"cpp.threads": torch.get_num_threads()}
+        assert set(asked) <= set(torch._inductor.list_options())
         assert options == {"dynamic": False, "fullgraph": True}
         seen.append(torch.get_num_threads())
         return function
@@ -214,5 +217,12 @@ def test_the_networks_keep_their_mode(
     assert networks["student"].training
 
 
-def test_cores_are_those_this_process_may_use() -> None:
-    assert 1 <= timings.all_cores() <= latency.machine()["cores"]
+def test_cores_are_those_this_process_may_use(
+    networks: dict[str, nn.Module],
+    files: dict[str, dict[str, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "cores", lambda: 3)  # as a container's quota has it
+    assert timings.machine()["usable_cores"] == 3
+    found = measure(networks, files, engines=["pytorch"], batches=(1,))
+    assert [row["threads"] for row in found["rows"]] == [1, 3]
