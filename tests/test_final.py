@@ -76,7 +76,8 @@ def light(whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(deployment, "write", write)
     monkeypatch.setattr(faithfulness, "measure", lambda *a, **o: result["faithfulness"])
     monkeypatch.setattr(faithfulness, "maps_of", lambda *a, **o: None)
-    monkeypatch.setattr(timings, "measure", lambda *a, **o: result["latency"])
+    timed = result["latency"] | {"skipped": []}
+    monkeypatch.setattr(timings, "measure", lambda *a, **o: timed)
     for module in (faithfulness, ablation):
         monkeypatch.setattr(module, "draw", lambda found, path: path.write_bytes(b""))
 
@@ -188,6 +189,8 @@ def test_the_result_says_what_was_trained_and_what_it_costs(
         assert {name: told[name] for name in row.as_dict()} == row.as_dict()
     assert student["compression"] == figures[1].parameters / figures[0].parameters
     assert result["machine"]["threads"] == 1
+    (missing,) = result["latency"]["skipped"]
+    assert missing["engine"] == "compiled" and "igkd latency" in missing["reason"]
 
 
 def test_a_result_of_before_a_field_was_there_is_finished_too(
