@@ -90,7 +90,7 @@ def _subject(target: str, storage: str | None, home: Path, data: Path | None) ->
     from igkd_search import registry, timed_pair
 
     path, found = Path(target), None
-    if path.suffix == ".toml" or path.is_file():
+    if path.suffix in (".toml", ".json") or path.is_file():
         found = timed_pair.of_file(path)
     if found is None:
         with closing(open_storage(storage, home, read_only=True)) as base:

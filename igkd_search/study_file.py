@@ -48,16 +48,30 @@ def read_text(path: Path) -> str:
         raise StudyError(f"{path}: cannot be read: {error}") from error
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict; StudyError when it is missing, unreadable or not TOML."""
-    return _parsed(read_text(path), path)
+def read_plain(path: Path) -> dict[str, Any]:
+    """A file as a dict; StudyError when it is missing, unreadable or not what its name says."""
+    return parsed(read_text(path), path)
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
+def parsed(text: str, path: Path) -> dict[str, Any]:
+    """The text of a file as a dict: JSON where its name ends so, else TOML; StudyError if not."""
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"{path}: not valid TOML: {error}") from error
+        found = json.loads(text) if _is_json(path) else tomllib.loads(text)
+    except ValueError as error:  # both parsers'
+        kind = "JSON" if _is_json(path) else "TOML"
+        raise StudyError(f"{path}: not valid {kind}: {error}") from error
+    if not isinstance(found, dict):
+        raise StudyError(f"{path}: must be a JSON object, with the keys of a file of igkd export")
+    return found
+
+
+def with_lines(text: str, path: Path) -> str | None:
+    """The text whose lines faults name; None for JSON, whose lines are not known."""
+    return None if _is_json(path) else text
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix == ".json"
 
 
 def read_study(path: Path) -> spec.Study:
@@ -94,19 +108,8 @@ def _with_its_recipe(exported: spec.Exported, path: Path) -> spec.Exported:
 
 def _read(model: type[AnyRun], path: Path) -> AnyRun:
     text = read_text(path)
-    if path.suffix == ".json":  # its lines are not known
-        return with_paths(check(model, _parsed_json(text, path), str(path)), path)
-    return with_paths(check(model, _parsed(text, path), str(path), text), path)
-
-
-def _parsed_json(text: str, path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise StudyError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise StudyError(f"{path}: must be a JSON object, with the keys of a file of igkd export")
-    return found
+    found = check(model, parsed(text, path), str(path), with_lines(text, path))
+    return with_paths(found, path)
 
 
 def as_toml(plain: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ class Subject:
 
 def of_file(path: Path) -> Subject | None:
     """What an exported file describes; None for a study file, whose winner is meant."""
-    if "provenance" not in study_file.read_toml(path):
+    if "provenance" not in study_file.read_plain(path):
         return None
     exported = study_file.read_exported(path)
     return Subject(exported, exported.trial, classes=exported.data.classes)

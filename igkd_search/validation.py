@@ -6,12 +6,13 @@ their blocks, a teacher's file) and what only the data know. Nothing is written 
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 from igkd_search import spec, study_file, toml_lines
-from igkd_search.errors import DataError, IgkdError
+from igkd_search.errors import DataError, IgkdError, StudyError
 from igkd_search.study_file import Fault
 
 
@@ -22,18 +23,29 @@ def examine(file: Path, home: Path, data: bool = True) -> tuple[spec.Run | None,
     """
     text = study_file.read_text(file)
     try:
-        plain = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        return None, [_of_syntax(text, error)]
+        plain = study_file.parsed(text, file)
+    except StudyError as error:
+        return None, [_of_syntax(text, file, error)]
+    known = study_file.with_lines(text, file)
     model = spec.Exported if {"schema_version", "provenance"} & set(plain) else spec.Study
-    found: spec.Run | list[Fault] = study_file.faults(model, plain, text)
+    found: spec.Run | list[Fault] = study_file.faults(model, plain, known)
     if isinstance(found, list):
         return None, sorted(found, key=lambda fault: fault.line or 0)
     run = study_file.with_paths(found, file)
-    return run, _of_things(run, home, toml_lines.lines_of(text)) if data else []
+    lines = None if known is None else toml_lines.lines_of(known)
+    return run, _of_things(run, home, lines) if data else []
 
 
-def _of_syntax(text: str, error: tomllib.TOMLDecodeError) -> Fault:
+def _of_syntax(text: str, file: Path, error: StudyError) -> Fault:
+    """Where a file is no TOML or JSON at all."""
+    cause = error.__cause__
+    if isinstance(cause, tomllib.TOMLDecodeError):
+        return _of_toml(text, cause)
+    line = cause.lineno if isinstance(cause, json.JSONDecodeError) else None
+    return Fault(line, "", str(error).removeprefix(f"{file}: "))
+
+
+def _of_toml(text: str, error: tomllib.TOMLDecodeError) -> Fault:
     """Where TOML itself is wrong; the parser says it in its message."""
     message, _, place = str(error).partition(" (at ")
     words = place.rstrip(")").replace(",", "").split()
@@ -43,7 +55,7 @@ def _of_syntax(text: str, error: tomllib.TOMLDecodeError) -> Fault:
     return Fault(max(line, 1), "", f"not valid TOML: {message[:1].lower()}{message[1:]}{column}")
 
 
-def _of_things(run: spec.Run, home: Path, lines: dict[toml_lines.Place, int]) -> list[Fault]:
+def _of_things(run: spec.Run, home: Path, lines: dict[toml_lines.Place, int] | None) -> list[Fault]:
     """What is wrong with networks, files and data; each of them is looked at."""
     from igkd_search import datasets, materials
 
@@ -61,7 +73,7 @@ def _of_things(run: spec.Run, home: Path, lines: dict[toml_lines.Place, int]) ->
         except IgkdError as error:
             message = str(error)
             place = _place_of(run, error, message)
-            line = toml_lines.nearest_line(lines, place) if place else None
+            line = toml_lines.nearest_line(lines, place) if place and lines is not None else None
             fault = Fault(line, ".".join(map(str, place)), message)
             if fault not in faults:
                 faults.append(fault)

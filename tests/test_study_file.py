@@ -37,7 +37,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "twice.toml", "[trial]\nepochs = 1\nepochs = 2\n")
     with pytest.raises(StudyError, match="not valid TOML"):
-        study_file.read_toml(path)
+        study_file.read_plain(path)
 
 
 def test_faults_name_the_file_they_are_in(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tomlkit
 
-from igkd_search import database, latency_table, models, registry, spec, timed_pair, timings
+from igkd_search import database, export, latency_table, models, registry, spec, timed_pair, timings
 from igkd_search.errors import DataError, StorageError, StudyError
 from tests import measured, tiny
 
@@ -43,6 +43,13 @@ def test_a_file_is_its_trial(study: spec.Study, tmp_path: Path, asked: dict[str,
     # those of the architectures, whatever weights
     sizes = {name: models.count_parameters(each) for name, each in asked["networks"].items()}
     assert sizes["teacher"] > sizes["student"] > 0
+
+
+def test_a_json_export_is_its_trial_too(study: spec.Study, tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    path.write_text(export.written(tiny.exported(study), path, set()))
+    subject = timed_pair.of_file(path)
+    assert subject is not None and subject.trial == study.trial
 
 
 def test_a_study_file_is_no_subject_of_its_own(tmp_path: Path, arrays: Path) -> None:

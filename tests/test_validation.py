@@ -1,12 +1,13 @@
 """Every fault of a file with its line; what only torch and the data know; and what it would ask."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tomlkit
 
-from igkd_search import spec, study_file, validation
+from igkd_search import export, spec, study_file, validation
 from tests import tiny
 
 
@@ -47,6 +48,33 @@ def test_an_exported_file_is_looked_at_as_one(study: spec.Study, tmp_path: Path)
     assert validation.in_words(run) == f"trains {tiny.STUDENT} for 2 epochs"
     broken(path, "schema_version", "schema_version = 2")
     assert examined(path, data=False) == [(1, "schema_version")]
+
+
+def test_a_json_export_is_looked_at_too_without_lines(study: spec.Study, tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    path.write_text(export.written(tiny.exported(study), path, set()))
+    run, faults = validation.examine(path, tmp_path)
+    assert faults == [] and isinstance(run, spec.Exported)
+    plain = json.loads(path.read_text())
+    plain["trial"]["removed_blocks"] = 40
+    path.write_text(json.dumps(plain))
+    assert examined(path)[0] == (None, "trial.removed_blocks")
+    plain["trial"]["epoch"] = 2
+    path.write_text(json.dumps(plain))
+    assert examined(path, data=False) == [(None, "trial.epoch")]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [('{"name":\n 1,}', 2, "not valid JSON: "), ("[1]", None, "must be a JSON object")],
+)
+def test_a_file_that_is_no_json_says_where(
+    tmp_path: Path, text: str, line: int | None, said: str
+) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    run, (fault,) = validation.examine(path, tmp_path)
+    assert run is None and fault.line == line and fault.message.startswith(said)
 
 
 def test_all_faults_of_the_text_have_their_lines_in_order(file: Path) -> None:
