@@ -28,7 +28,7 @@ from igkd_search.command_options import (
 from igkd_search.endings import reporting
 
 if TYPE_CHECKING:
-    from igkd_search import timed_pair
+    from igkd_search import timed_subject
 
 ENGINES = ("pytorch", "compiled", "onnxruntime", "onnxruntime-int8")
 
@@ -68,10 +68,10 @@ def latency(
     asked = _names(engines)
     batches, counts = _numbers("--batch", batch), threads and _numbers("--threads", threads)
     with reporting(target):
+        check_home(home)
+        subject = _subject(target, storage, home, data)
         with stages.display(["start", "timings"]):
             with stages.stage("start", note="loading torch and the data"):
-                check_home(home)
-                subject = _subject(target, storage, home, data)
                 from igkd_search import timed_pair
             found = timed_pair.measure(
                 subject, home, engines=asked, batches=batches, threads=counts, rounds=rounds
@@ -84,17 +84,20 @@ def latency(
             console.print_note(f"kept with study '{subject.study}'; igkd report shows it")
 
 
-def _subject(target: str, storage: str | None, home: Path, data: Path | None) -> timed_pair.Subject:
+def _subject(
+    target: str, storage: str | None, home: Path, data: Path | None
+) -> timed_subject.Subject:
+    """What is timed; said to be missing before torch is loaded."""
     from dataclasses import replace
 
-    from igkd_search import registry, timed_pair
+    from igkd_search import registry, timed_subject
 
     path, found = Path(target), None
     if path.suffix in (".toml", ".json") or path.is_file():
-        found = timed_pair.of_file(path)
+        found = timed_subject.of_file(path)
     if found is None:
         with closing(open_storage(storage, home, read_only=True)) as base:
-            found = timed_pair.of_winner(base, registry.name_of(target))
+            found = timed_subject.of_winner(base, registry.name_of(target))
     return replace(found, run=located(found.run, data))
 
 

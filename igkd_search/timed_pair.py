@@ -7,7 +7,6 @@ int8 accuracy but no time.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,62 +19,16 @@ from igkd_search import (
     datasets,
     latency_table,
     models,
-    registry,
-    results,
-    space,
     spec,
-    study_file,
     timings,
 )
-from igkd_search.errors import DataError, StudyError
+from igkd_search.errors import DataError
+from igkd_search.timed_subject import Subject
 
 log = logging.getLogger(__name__)
 
 _IMAGES = 256  # that calibrate
 _SIDES = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "svhn": 32}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A configuration, and what is known of its images without them."""
-
-    run: spec.Run
-    trial: spec.TrialConfig
-    shape: tuple[int, int, int] | None = None
-    classes: int | None = None
-    study: str | None = None
-    """The study whose winner it is."""
-    number: int | None = None
-    """Which trial that is."""
-
-    @property
-    def architecture(self) -> spec.Architecture:
-        """The student's."""
-        return spec.Architecture.of(self.trial, self.run.teacher.architecture)
-
-
-def of_file(path: Path) -> Subject | None:
-    """What an exported file describes; None for a study file, whose winner is meant."""
-    if "provenance" not in study_file.read_plain(path):
-        return None
-    exported = study_file.read_exported(path)
-    return Subject(exported, exported.trial, classes=exported.data.classes)
-
-
-def of_winner(base: database.Database, name: str) -> Subject:
-    """The winner of a study in the storage; StudyError while no trial is complete."""
-    record, study = registry.stored(base, name)
-    winner = results.best(results.open_study(base, name))
-    if winner is None:
-        raise StudyError(
-            f"study '{name}': no trial is complete yet; go on with 'igkd run {name}', or give a "
-            "file that igkd export wrote"
-        )
-    rows = record.facts["rows"]
-    channels, height, width = rows["image_shape"]
-    trial = space.decide(study, winner.parameters)
-    shape = (channels, height, width)
-    return Subject(study, trial, shape, rows["classes"], name, winner.number)
 
 
 def measure(subject: Subject, home: Path, **options: Any) -> dict[str, Any]:

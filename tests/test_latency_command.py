@@ -10,7 +10,15 @@ import pytest
 import tomlkit
 from typer.testing import CliRunner, Result
 
-from igkd_search import cli, console, database, latency_command, latency_table, spec
+from igkd_search import (
+    cli,
+    console,
+    database,
+    latency_command,
+    latency_table,
+    spec,
+    timed_subject,
+)
 from tests import measured, tiny
 
 Igkd = Callable[..., Result]
@@ -23,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     seen: dict[str, Any] = {}
 
-    def measure(subject: timed_pair.Subject, home: Path, **options: Any) -> dict[str, Any]:
+    def measure(subject: timed_subject.Subject, home: Path, **options: Any) -> dict[str, Any]:
         seen.update(options, subject=subject)
         named = {"study": subject.study, "trial": subject.number}
         return measured.found(**named, architecture=subject.architecture.name)

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import tomlkit
 
-from igkd_search import database, export, latency_table, models, registry, spec, timed_pair, timings
-from igkd_search.errors import DataError, StorageError, StudyError
+from igkd_search import (
+    database,
+    latency_table,
+    models,
+    spec,
+    timed_pair,
+    timed_subject,
+    timings,
+)
+from igkd_search.errors import DataError
 from tests import measured, tiny
 
 
@@ -33,7 +41,7 @@ def exported(path: Path, run: spec.Run) -> Path:
 
 
 def test_a_file_is_its_trial(study: spec.Study, tmp_path: Path, asked: dict[str, Any]) -> None:
-    subject = timed_pair.of_file(exported(tmp_path / "best.toml", study))
+    subject = timed_subject.of_file(exported(tmp_path / "best.toml", study))
     assert subject is not None and subject.study is None
     found = timed_pair.measure(subject, tmp_path, batches=(1,))
     assert found == {"study": None, "trial": None, "architecture": tiny.STUDENT} | measured.found()
@@ -45,40 +53,13 @@ def test_a_file_is_its_trial(study: spec.Study, tmp_path: Path, asked: dict[str,
     assert sizes["teacher"] > sizes["student"] > 0
 
 
-def test_a_json_export_is_its_trial_too(study: spec.Study, tmp_path: Path) -> None:
-    path = tmp_path / "best.json"
-    path.write_text(export.written(tiny.exported(study), path, set()))
-    subject = timed_pair.of_file(path)
-    assert subject is not None and subject.trial == study.trial
-
-
-def test_a_study_file_is_no_subject_of_its_own(tmp_path: Path, arrays: Path) -> None:
-    assert timed_pair.of_file(tiny.write_study(tmp_path / "s.toml", arrays)) is None
-
-
 def test_a_study_is_its_winner(searched: Path, tmp_path: Path, asked: dict[str, Any]) -> None:
     base = database.connect(f"sqlite:///{searched / 'igkd.db'}", read_only=True)
-    subject = timed_pair.of_winner(base, "tiny")
+    subject = timed_subject.of_winner(base, "tiny")
     base.close()
     assert subject.study == "tiny" and subject.number in (0, 1)
     assert (subject.shape, subject.classes) == ((3, 8, 8), 3)
     assert timed_pair.measure(subject, tmp_path)["architecture"] == tiny.STUDENT
-
-
-def test_a_study_without_a_complete_trial_says_what_to_type(tmp_path: Path) -> None:
-    base = _empty(tmp_path)
-    with pytest.raises(StudyError, match="no trial is complete yet; go on with 'igkd run tiny'"):
-        timed_pair.of_winner(base, "tiny")
-    with pytest.raises(StorageError, match="other"):
-        timed_pair.of_winner(base, "other")
-    base.close()
-
-
-def _empty(folder: Path) -> database.Database:
-    base = database.connect(f"sqlite:///{folder / 'igkd.db'}")
-    arrays = tiny.write_arrays(folder / "arrays", 6, 3)
-    registry.register(base, tiny.study(arrays, data={"validation": 3}))
-    return base
 
 
 def test_noise_calibrates_where_the_data_are_gone(
@@ -90,14 +71,14 @@ def test_noise_calibrates_where_the_data_are_gone(
     gone = study.model_copy(
         update={"data": study.data.model_copy(update={"path": str(tmp_path / "gone")})}
     )
-    known = timed_pair.Subject(gone, gone.trial, shape=(3, 12, 10), classes=4)
+    known = timed_subject.Subject(gone, gone.trial, shape=(3, 12, 10), classes=4)
     timed_pair.measure(known, tmp_path)
     assert asked["calibration"] == "noise"
     assert asked["pixels"].shape[1:] == (3, 12, 10) and asked["pixels"].dtype == np.uint8
     assert "int8 is calibrated on noise" in caplog.text
     # the size of arrays is known from nowhere else
     with pytest.raises(DataError, match="gone"):
-        timed_pair.measure(timed_pair.Subject(gone, gone.trial, classes=4), tmp_path)
+        timed_pair.measure(timed_subject.Subject(gone, gone.trial, classes=4), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +88,7 @@ def test_the_size_of_known_sources_is_known(
     study: spec.Study, data: dict[str, Any], side: int
 ) -> None:
     other = study.model_copy(update={"data": study.data.model_copy(update=data)})
-    assert timed_pair._known_shape(timed_pair.Subject(other, other.trial)) == (3, side, side)
+    assert timed_pair._known_shape(timed_subject.Subject(other, other.trial)) == (3, side, side)
 
 
 def test_figures_are_kept_with_the_study(searched: Path, tmp_path: Path) -> None:
