@@ -84,6 +84,8 @@ def export(
         validation=_validation(base, name, row, record.facts, reruns),
         search=study.search,
     )
+    stated = exported.provenance.model_copy(update={"configuration": exported.digest()})
+    exported = exported.model_copy(update={"provenance": stated})
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -31,6 +31,11 @@ def within(study: spec.Study, latency_ms: Mapping[str, float]) -> tuple[spec.Stu
     if not left:
         return study, []
     narrowed = _narrowed(study, fit)
+    if study.search.is_pareto and len(fit) == 1:
+        raise StudyError(
+            f"study '{study.name}': {fit[0].name} alone keeps {_bounds(study.search)}, so there is "
+            "no trade-off to seek; ask for less, or leave latency_ms out of search.objectives"
+        )
     _check_start(study, narrowed, latency_ms)
     return narrowed, left
 

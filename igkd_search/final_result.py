@@ -62,6 +62,7 @@ def settle(workshop: Workshop, earlier: Sequence[Mapping[str, Any]]) -> dict[str
             "arm": shipped,
             **{name: told[shipped][name] for name in ("accuracy", "seeds", "trial")},
             "shipped": told[shipped]["seeds"][0],
+            "as_exported": _as_exported(workshop),
             **_student_figures(workshop),
         },
         "arms": told,
@@ -178,6 +179,12 @@ def _tuning(workshop: Workshop) -> dict[str, Any] | None:
     found = {str(arm): each for arm, each in workshop.tuned.items()}
     epochs = workshop.plan.exported.trial.epochs
     return {"trials": workshop.plan.tune, "epochs": epochs, "arms": found}
+
+
+def _as_exported(workshop: Workshop) -> bool:
+    """Whether what is shipped was trained as the trial that was exported: not edited, not tuned."""
+    exported = workshop.plan.exported
+    return not exported.is_edited and workshop.decided[workshop.plan.shipped] == exported
 
 
 def _student_figures(workshop: Workshop) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -234,13 +235,19 @@ def _prepare(
     kept_at = keeper.Keeper(base, study.name, known)
     begun = _as_begun(study, facts)
     measured = _latency_of(facts)
-    shared = materials.prepare(begun, home, device, data, kept_at, measured)
+    judge = partial(_check_bounds, study) if study.search.is_bounded else None
+    shared = materials.prepare(begun, home, device, data, kept_at, measured, judge)
     searched, _ = feasible.within(study, _milliseconds(shared.latency))
     if register:
         spec.check_budget(searched, registry.budget_of(base, study, trials))
         registry.register(base, study, trials, searched)
     settled = base.settle_facts(study.name, lambda stored: _settled(study, home, shared, stored))
     return dataclasses.replace(shared, latency=_latency_of(settled))
+
+
+def _check_bounds(study: spec.Study, table: Mapping[str, materials.Latency]) -> None:
+    """StudyError when no student keeps the bounds of the search."""
+    feasible.within(study, _milliseconds(table))
 
 
 def _settled(

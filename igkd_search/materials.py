@@ -7,7 +7,7 @@ never reaches a trial. A killed build goes on where it stopped.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,8 @@ class Materials:
     """How the maps correlate with those of a 256-step path; see OverlayBank."""
     threads: int
     """torch's CPU threads, on which a record depends in its last bits (law 6)."""
+    busy: Mapping[str, Any] = field(default_factory=dict)
+    """How many cores other processes used while latency was measured, and whether that is few."""
     entries: tuple[str, ...] = ()
     """The vault's entries all this came from, "kind/digest": what must not be pruned."""
 
@@ -91,7 +93,7 @@ class Materials:
         return {
             "teacher_accuracy": self.teacher.accuracy,
             "latency": {name: row.as_dict() for name, row in self.latency.items()},
-            "machine": latency.machine(),
+            "machine": latency.machine() | dict(self.busy),
             "fingerprints": dict(self.fingerprints),
             "targets": self._targets(),
             "completeness_gap": self.completeness_gap,
@@ -158,10 +160,12 @@ def prepare(
     data: datasets.Dataset | None = None,
     keeper: teacher.Keeper | None = None,
     measured: Mapping[str, Latency] | None = None,
+    judge: Callable[[Mapping[str, Latency]], object] | None = None,
 ) -> Materials:
     """Build or find everything that the trials of a study share, under `home`.
 
-    `keeper` holds the teacher for all hosts, `measured` the latency figures that stand already.
+    `keeper` holds the teacher for all hosts, `measured` the latency figures that stand already. A
+    `judge` of these figures has them measured first, before hours go into teacher and banks.
     StudyError, DataError or MaterialError say what is wrong; finished parts are kept.
     """
     check(study, keeper)
@@ -171,6 +175,10 @@ def prepare(
     if device.type == "cpu":
         memory.keep_freed()
     store = vault.Vault(home / "vault")
+    timed, table = _timed(study, data), None
+    if judge is not None:
+        table = _latency_table(timed, data.image_shape, store, measured or {})
+        judge(table[0])
     master = teacher.obtain(study.teacher, data, store, device, keeper)
     overlays = overlay_bank.obtain(
         study.overlays, data, master.network, master.digest, store, device
@@ -180,7 +188,7 @@ def prepare(
         bank = logits_bank.obtain(data, master.network, master.digest, store, device, chosen)
     else:
         stages.settle("targets", "live teacher")
-    timed = _timed(study, data)
+    figures, busy = table or _latency_table(timed, data.image_shape, store, measured or {})
     groups = (data.fit_rows, data.validation_rows)
     shuffled = study.materials.targets == "shuffled"
     return Materials(
@@ -190,7 +198,8 @@ def prepare(
         chosen_views=chosen,
         taught_by=controls.other_rows(groups, study.data.seed) if shuffled else None,
         maps=controls.apply(overlays.maps, study.overlays.control, groups, study.data.seed),
-        latency=_latency_table(timed, data.image_shape, store, measured or {}),
+        latency=figures,
+        busy=busy,
         fingerprints={
             "data": data.fingerprint,
             "teacher": master.digest,
@@ -264,29 +273,38 @@ def _latency_table(
     shape: tuple[int, int, int],
     store: vault.Vault,
     measured: Mapping[str, Latency],
-) -> dict[str, Latency]:
-    """Figures of every network: those that the study began with, else found or measured here."""
+) -> tuple[dict[str, Latency], dict[str, Any]]:
+    """Figures of every network, those that the study began with, else found or measured here.
+
+    And how busy the machine was meanwhile, as far as that is known.
+    """
     if set(timed) <= set(measured):
         stages.settle("latency", "kept with the study")
-        return {name: measured[name] for name in timed}
+        return {name: measured[name] for name in timed}, {}
     inputs = _latency_inputs(timed)
     if store.contains("latency", inputs):
         stages.settle("latency", "found")
 
     def build(folder: Path) -> None:
-        table = {name: row.as_dict() for name, row in _measured(timed, shape, store).items()}
+        found, used = _measured(timed, shape, store)
+        table = {name: row.as_dict() for name, row in found.items()}
+        told = {"cores_used_by_others": round(used, 2), "quiet": used <= latency.bearable()}
+        vault.write_whole(folder / "machine.json", json.dumps(told).encode())
         vault.write_whole(folder / "latency.json", json.dumps(table).encode())
 
     folder = store.entry("latency", inputs, build)
     table = json.loads((folder / "latency.json").read_bytes())
+    known = folder / "machine.json"
+    busy = json.loads(known.read_bytes()) if known.is_file() else {}
     return {name: Latency.from_dict(row) for name, row in table.items()} | {
         name: row for name, row in measured.items() if name in timed
-    }
+    }, busy
 
 
 def _measured(
     timed: Mapping[str, _Timed], shape: tuple[int, int, int], store: vault.Vault
-) -> dict[str, Latency]:
+) -> tuple[dict[str, Latency], float]:
+    """Figures of every network, and how many cores other processes used."""
     networks = {name: each.build() for name, each in timed.items()}
     rounds = 30
     with stages.stage("latency", len(networks) + rounds, "steps") as stage:
@@ -295,15 +313,16 @@ def _measured(
             stage.advance(0, f"exporting {name}")
             files[name] = _onnx_file(timed[name].described, network, shape, store)
             stage.advance()
-        latency.warn_if_busy()
+        used = latency.warn_if_busy()
         stage.advance(0, "timing")
         timings = latency.measure(networks, files, shape, rounds, stage.advance)
-    return {
+    found = {
         name: Latency(
             models.count_parameters(network), models.count_macs(network, shape), timings[name]
         )
         for name, network in networks.items()
     }
+    return found, used
 
 
 def _onnx_file(

@@ -6,6 +6,7 @@ out, and nothing is said that the result does not hold.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ def render(result: Mapping[str, Any]) -> str:
         "count": amounts.count,
         "several": amounts.several,
         "json": json.dumps,
+        "parity": _parity,
         "percent": amounts.percent,
         "size": _size,
         "times": amounts.times,
@@ -64,6 +66,12 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "compared": None if result["ablation"] is None else ablation.markdown(result["ablation"]),
         "timed": list(_timed(result)),
         "timed_on": (result["latency"] or {}).get("machine") or result["machine"],
+        "own_search": _own_search(result),
+        "history": result.get("history", []),
+        "same_teacher": not list(_teacher(result)),
+        "untuned": _untuned(result),
+        "as_exported": student.get("as_exported", True),
+        "quiet": ((result["latency"] or {}).get("machine") or {}).get("quiet", True),
         "skipped": (result["latency"] or {}).get("skipped", []),
         "limits": list(_limits(result)),
         "versions": _versions(result),
@@ -137,11 +145,14 @@ def _limits(result: Mapping[str, Any]) -> Iterator[str]:
     )
     if of["n"] == 1:
         yield "One seed was trained, so how far another one would end elsewhere is not known."
-    yield (
-        "The configuration was chosen by validation accuracy, of which the best of many trials "
-        f"flatters itself ({amounts.percent(_provenance(result)['validation_accuracy'])}); the "
-        "test accuracies do not, for nothing was chosen by them."
-    )
+    yield from _choice(result)
+    yield from _teacher(result)
+    if len(result.get("history", ())) > 1:
+        asked = "; then ".join(
+            f"{', '.join(each['arms'])} with {amounts.several(each['seeds'], 'seed')}"
+            for each in result["history"]
+        )
+        yield f"Not all was trained at once, but after test accuracies were known: first {asked}."
     if test["duplicates"]:
         yield (
             f"{amounts.several(test['duplicates'], 'test image')} occur in the training part as "
@@ -165,6 +176,60 @@ def _limits(result: Mapping[str, Any]) -> Iterator[str]:
         "One teacher and one data set. Images of other cameras, sizes or classes, robustness and "
         "fairness were not looked at."
     )
+
+
+def _choice(result: Mapping[str, Any]) -> Iterator[str]:
+    """By what the configuration was chosen, as far as that flatters it."""
+    validation = result["configuration"].get("validation") or {}
+    searched = amounts.percent(_provenance(result)["validation_accuracy"])
+    nothing = "nothing was chosen by the test accuracies."
+    if _own_search(result):
+        yield f"The settings were chosen by validation accuracy in a search of the arm; {nothing}"
+    elif reruns := validation.get("reruns"):
+        yield (
+            f"The configuration was chosen among {len(reruns)} leading trials of the search by its "
+            f"mean validation accuracy over fresh seeds; {nothing}"
+        )
+    elif validation.get("complete") != 1:
+        yield (
+            "The configuration was chosen by validation accuracy, of which the best of several "
+            f"trials flatters itself ({searched}); {nothing}"
+        )
+
+
+def _teacher(result: Mapping[str, Any]) -> Iterator[str]:
+    """What is not as in the search, or not known of it."""
+    provenance = _provenance(result)
+    if not provenance.get("teacher_trained", True):
+        yield (
+            "The teacher was read from a file: what it was trained on is not known, and may be "
+            "images that are tested here."
+        )
+    before, now = provenance["fingerprints"], result["fingerprints"]
+    for name, what in (("teacher", "teacher"), ("data", "training part")):
+        stated, found = before.get(name), now.get(name)
+        if stated and found and stated != found:
+            yield f"The {what} is another than that of the search."
+
+
+def _own_search(result: Mapping[str, Any]) -> bool:
+    """Whether the arm that is shipped has settings of a search of its own."""
+    tuning = result["tuning"] or {"arms": {}}
+    return bool((tuning["arms"].get(result["student"]["arm"]) or {}).get("parameters"))
+
+
+def _untuned(result: Mapping[str, Any]) -> list[str]:
+    """The arms that had nothing to search."""
+    tuning = result["tuning"] or {"arms": {}}
+    return [name for name, found in tuning["arms"].items() if not found["parameters"]]
+
+
+def _parity(share: float) -> str:
+    """Rounded up to one digit: what is said must be at least what is so."""
+    if share == 0:
+        return "0"
+    digit = 10 ** math.floor(math.log10(share))
+    return f"{math.ceil(share / digit - 1e-9) * digit:.0e}"
 
 
 def _provenance(result: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -426,6 +426,11 @@ class Search(Closed):
         """Whether trade-offs are sought, in place of one best trial."""
         return self.objectives == list(get_args(Objective))
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether students have to be fast enough."""
+        return self.latency_budget_ms is not None or self.min_speedup is not None
+
     def excess(self, latency_ms: float, speedup: float) -> dict[str, float]:
         """By how much a student misses each bound on its latency; at most 0 where it keeps it.
 
@@ -738,6 +743,8 @@ class Provenance(Closed):
     versions: dict[str, str]
     latency: dict[str, dict[str, float]]
     """Median ms of one image: engine -> teacher, student."""
+    configuration: str | None = None
+    """The digest of what was exported (`Exported.digest`): whoever edits the file changes it."""
     teacher_trained: bool = True
     """Whether [teacher] says how its weights were made; where not, they were read from a file."""
 
@@ -776,6 +783,16 @@ class Exported(Run):
     validation: Validation | None = None
     search: Search | None = None
     """What was searched; `igkd train --tune-arms` searches it once more for each arm."""
+
+    def digest(self) -> str:
+        """Of data, overlays, materials and trial; the teacher's is among the fingerprints."""
+        plain = self.question()
+        return fingerprint([plain[name] for name in ("data", "overlays", "materials", "trial")])
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the file says something else than what was exported, as far as is known."""
+        return self.provenance.configuration not in (None, self.digest())
 
     def question(self) -> dict[str, Any]:
         """What is trained, as plain JSON: not where it comes from and how it was found."""

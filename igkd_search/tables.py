@@ -69,6 +69,7 @@ def print_summary(found: dict[str, Any]) -> None:
         "proposed by": _counted(found["proposed_by"]),
         "epochs": f"{spent['trained']} trained, {spent['without_pruning']} without pruning",
         "time": _minutes(found["seconds"]),
+        **_not_quiet(found.get("machine") or {}),
     }
     if winner is None:
         pairs["failures"] = _counted(found["failures"])
@@ -106,6 +107,14 @@ def print_summary(found: dict[str, Any]) -> None:
             "train": "igkd train best.toml -o final/",
         },
     )
+
+
+def _not_quiet(machine: Mapping[str, Any]) -> dict[str, str]:
+    """That latency was measured while others worked; nothing where they did not, or of old."""
+    if machine.get("quiet", True):
+        return {}
+    used = f"{machine['cores_used_by_others']:.1f}"
+    return {"latency": f"measured while other processes used {used} cores: too long"}
 
 
 def _interval_rows(found: dict[str, Any]) -> list[list[str]]:

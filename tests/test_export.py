@@ -244,3 +244,14 @@ def test_a_student_that_was_asked_for_by_name_is_written_as_the_fields_that_make
     searched = [line.partition(" = ")[0] for line in lines if line.endswith("# searched")]
     assert searched == ["removed_blocks", "kd_weight"]
     assert "student" not in [line.partition(" = ")[0] for line in lines]
+
+
+def test_an_edited_file_is_known_as_one(
+    base: database.Database, searched: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "best.toml"
+    export.export(base, "tiny", output, searched)
+    assert not study_file.read_exported(output).is_edited
+    text = output.read_text()
+    output.write_text(text.replace("overlay_strength = 0.5", "overlay_strength = 0.4"))
+    assert study_file.read_exported(output).is_edited

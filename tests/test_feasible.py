@@ -220,3 +220,12 @@ def test_resolutions_leave_as_other_shapes_do() -> None:
     narrowed, left = feasible.within(study, table)
     assert narrowed.search.space["resolution"] == spec.Range(low=16, high=24, step=8)
     assert [line.partition(":")[0] for line in left] == ["mobilenet_v2-5-r32"]
+
+
+def test_where_one_student_is_left_there_is_no_trade_off_to_seek() -> None:
+    objectives = ["accuracy", "latency_ms"]
+    alone = study_of(2.5, objectives=objectives, pruner="none")
+    with pytest.raises(StudyError, match=r"mobilenet_v2-11-x0\.5 alone keeps"):
+        feasible.within(alone, times(alone))
+    several = study_of(3.0, objectives=objectives, pruner="none")
+    assert len(feasible.within(several, times(several))[0].students()) == 2

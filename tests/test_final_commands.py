@@ -129,3 +129,20 @@ def test_a_file_that_was_edited_wrongly_is_told_like_a_study_file(
     found = type_("train", str(best), "-o", str(tmp_path / "final"))
     assert found.exit_code == 1
     assert "trial.kd_wait: unknown key; did you mean 'kd_weight'?" in found.stderr
+
+
+def test_processes_share_the_runs_and_this_one_tells_the_end(
+    type_: Type, best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
+    folder = tmp_path / "final"
+    command = ["train", str(best), "-o", str(folder), "--seeds", "2", "-f", "json"]
+    found = type_(*command, "--workers", "2")
+    assert found.exit_code == 0, found.output
+    result = json.loads(found.stdout)
+    assert result["student"]["accuracy"]["n"] == 2 and result["test"]["reads"] == 1
+    logs = [(folder / "logs" / f"trainer-{number}.log").read_text() for number in range(2)]
+    assert any("students: 0/" in log for log in logs), "they trained, this one did not"
+    assert not any("test set opened" in log for log in logs)
+    again = type_(*command, "--workers", "2")
+    assert json.loads(again.stdout) == result and "processes train" not in again.stderr

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,7 +284,12 @@ def test_new_students_are_measured_with_files_that_were_exported_before(
     monkeypatch.setattr(onnx_export, "export", refuse)
     monkeypatch.setattr(latency, "measure", measure)
     asked: list[int] = []
-    monkeypatch.setattr(latency, "warn_if_busy", lambda: asked.append(len(seen)))
+
+    def busy() -> float:
+        asked.append(len(seen))
+        return 0.0
+
+    monkeypatch.setattr(latency, "warn_if_busy", busy)
     machine = latency.machine()
     monkeypatch.setattr(latency, "machine", lambda: {**machine, "cpu": "another"})
     study = tiny.study(arrays, materials={"targets": "live"})
@@ -462,3 +468,29 @@ def test_a_network_of_one_size_starts_from_no_teacher_of_another_resolution(arra
     teacher = {"architecture": "vit_b_32", "width": 1.0}
     with pytest.raises(StudyError, match=r"vit_b_32 has weights for each place of an image"):
         materials.check(tiny.study(arrays, trial=trial, teacher=teacher))
+
+
+def test_a_judge_of_latency_is_asked_before_anything_is_trained(
+    arrays: Path, tmp_path: Path, home: Path
+) -> None:
+    fresh = tiny.copy_entries(home, tmp_path / "home", "latency", "onnx")
+    seen: list[Any] = []
+
+    def judge(table: Mapping[str, materials.Latency]) -> None:
+        seen.append(set(table))
+        raise StudyError("too slow")
+
+    with pytest.raises(StudyError, match="too slow"):
+        materials.prepare(tiny.study(arrays), fresh, CPU, judge=judge)
+    assert seen == [{"teacher", tiny.STUDENT}]
+    assert not (fresh / "vault" / "teacher").exists()
+
+
+def test_how_busy_the_machine_was_goes_with_the_table(
+    study: spec.Study, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = tiny.copy_entries(home, tmp_path / "home", "teacher", "overlays", "targets", "onnx")
+    monkeypatch.setattr(latency, "warn_if_busy", lambda: 1.5)
+    for _ in range(2):
+        machine = materials.prepare(study, fresh, CPU).facts()["machine"]
+        assert (machine["cores_used_by_others"], machine["quiet"]) == (1.5, False)

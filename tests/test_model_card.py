@@ -186,7 +186,10 @@ def test_of_one_seed_nothing_is_said_of_others() -> None:
     card = model_card.render(bare())
     assert "One student was trained, and it is the one shipped." in card
     assert "+-" not in card and "seeds" not in card and "how far another one would end" in card
-    assert "No knowledge distillation" in card and "No attribution overlays" in card
+    assert (
+        "No soft targets: the student learns from labels alone" in card
+        and "No attribution overlays" in card
+    )
     assert "it brings images to 4 pixels itself" in card and "and the resize" in card
 
 
@@ -245,3 +248,79 @@ def test_the_five_lines_classify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with contextlib.redirect_stdout(printed):
             exec(compile(code.replace("student.onnx", name), "card", "exec"), {})
         assert printed.getvalue().strip() in {str([name]) for name in NAMES}
+
+
+def edited(**changes: Any) -> dict[str, Any]:
+    """A result with a changed provenance or validation."""
+    found = result()
+    for section, values in changes.items():
+        found["configuration"][section] = (found["configuration"][section] or {}) | values
+    return found
+
+
+def flat(card: str) -> str:
+    return " ".join(card.split())
+
+
+def test_a_trial_is_named_as_the_source_only_where_it_was_trained_so() -> None:
+    own, other = result(), result()
+    other["student"]["as_exported"] = False
+    assert "from trial 3 of study `tiny`, which had 90.00% on validation images" in flat(
+        model_card.render(own)
+    )
+    said = flat(model_card.render(other))
+    assert "made from trial 3 of study `tiny`, but with other settings than that trial had" in said
+    assert "which had 90.00%" not in said
+
+
+def test_by_what_the_configuration_was_chosen() -> None:
+    flattered = "the best of several trials flatters itself (90.00%)"
+    shown = {"images": 15, "accuracy": 0.9, "low": 0.8, "high": 0.95, "complete": 5}
+    assert flattered in flat(model_card.render(edited(validation=shown)))
+    alone = flat(model_card.render(edited(validation=shown | {"complete": 1})))
+    assert "flatters" not in alone
+    again = [{"trial": number, "searched": 0.9, "accuracies": [0.8]} for number in (3, 4)]
+    said = flat(model_card.render(edited(validation=shown | {"reruns": again})))
+    assert "among 2 leading trials of the search by its mean validation accuracy" in said
+    tuned = result() | {
+        "tuning": {"trials": 4, "epochs": 2, "arms": {"kd+ig": {"parameters": {"temperature": 2}}}}
+    }
+    assert "in a search of the arm" in flat(model_card.render(tuned))
+
+
+def test_a_teacher_or_data_that_are_not_the_search_s_are_told() -> None:
+    imported = model_card.render(edited(provenance={"teacher_trained": False}))
+    assert "The teacher was read from a file" in imported
+    assert "with the teacher of the search" not in flat(imported)
+    other = result()
+    other["fingerprints"]["data"] = "ef" * 32
+    assert "The training part is another than that of the search" in model_card.render(other)
+
+
+def test_what_was_added_after_the_test_set_was_read_is_told() -> None:
+    asked = [{"arms": ["kd+ig"], "seeds": 1}, {"arms": ["kd+ig", "kd"], "seeds": 2}]
+    said = flat(model_card.render(result() | {"history": asked}))
+    assert "first kd+ig with 1 seed; then kd+ig, kd with 2 seeds" in said
+    assert "after all training" not in said
+    assert "after all training" in flat(model_card.render(result() | {"history": asked[:1]}))
+
+
+def test_times_of_a_busy_machine_are_called_so() -> None:
+    found = full()
+    found["latency"]["machine"]["quiet"] = False
+    assert "so these times are too long" in model_card.render(found)
+    assert "so these times are too long" not in model_card.render(full())
+
+
+def test_arms_that_had_nothing_to_search_are_named() -> None:
+    found = full()
+    arms = {"baseline": {"parameters": {}}, "kd+ig": {"parameters": {"temperature": 2.0}}}
+    found["tuning"] = {"trials": 4, "epochs": 2, "arms": arms}
+    assert "Each arm but baseline had a search of its own" in flat(model_card.render(found))
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(1.49e-5, "2e-05"), (1e-6, "1e-06"), (1.05e-6, "2e-06"), (0.0, "0")]
+)
+def test_parity_is_rounded_up(share: float, shown: str) -> None:
+    assert model_card._parity(share) == shown

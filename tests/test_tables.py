@@ -244,3 +244,14 @@ def test_a_summary_says_how_far_accuracies_can_be_trusted_and_where_to_look_next
     for typed in ("igkd report s -o report/", "igkd dashboard", "igkd export s -o best.toml"):
         assert typed in out
     assert out.isascii() and max(map(len, out.splitlines())) <= 80
+
+
+def test_latency_that_was_measured_beside_others_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    busy = {"quiet": False, "cores_used_by_others": 1.52}
+    tables.print_summary(summary(machine=busy))
+    assert "measured while other processes used 1.5 cores: too long" in capsys.readouterr().out
+    tables.print_summary(summary(machine={"quiet": True}))
+    tables.print_summary(summary())
+    assert "measured while" not in capsys.readouterr().out
