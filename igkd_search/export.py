@@ -113,9 +113,7 @@ def _chosen(base: database.Database, name: str, trial: int | None) -> results.Ro
     if trial is None:
         winner = results.best(study)
         if winner is None:
-            raise StudyError(
-                f"study '{name}': no trial is complete yet; go on with 'igkd run {name}'"
-            )
+            raise no_winner(base, name)
         return winner
     found = [row for row in results.rows(study) if row.number == trial]
     if not found or found[0].state != "complete":
@@ -126,6 +124,15 @@ def _chosen(base: database.Database, name: str, trial: int | None) -> results.Ro
             f"{', '.join(complete) or 'none'}"
         )
     return found[0]
+
+
+def no_winner(base: database.Database, name: str) -> StudyError:
+    """Why nothing of a study can be exported, and what to type."""
+    found = results.rows(results.open_study(base, name))
+    record = base.read_study(name)
+    assert record is not None
+    why = results.no_winner(found, record.question["search"])
+    return StudyError(f"study '{name}': {why}; go on with 'igkd run {name}'")
 
 
 def _teacher_bytes(base: database.Database, facts: dict[str, Any], home: Path, name: str) -> bytes:

@@ -141,7 +141,7 @@ def train(
         from igkd_search import arms as arms_
         from igkd_search import study_file
 
-        exported = located(study_file.read_exported(file, retrain_teacher), data)
+        exported = located(study_file.read_to_train(file, retrain_teacher), data)
         wanted = arms_.read(arms) if arms is not None else []
         several = _crew(gpus, workers_per_gpu, workers, device)
         searched = exported.search.space if exported.search and tune_arms else ()

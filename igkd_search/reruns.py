@@ -9,8 +9,19 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from igkd_search import database, devices, launch, registry, results, runs, space, spec, training
-from igkd_search.errors import StudyError, TrialError
+from igkd_search import (
+    database,
+    devices,
+    export,
+    launch,
+    registry,
+    results,
+    runs,
+    space,
+    spec,
+    training,
+)
+from igkd_search.errors import TrialError
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +33,7 @@ def leading(base: database.Database, name: str, top: int) -> list[results.Row]:
     """
     found = results.answers(results.rows(results.open_study(base, name)))
     if not found:
-        raise StudyError(f"study '{name}': no trial is complete yet; go on with 'igkd run {name}'")
+        raise export.no_winner(base, name)
     if len(found) < top:
         log.warning("%d trials are complete: all of them are tried again", len(found))
     return found[:top]

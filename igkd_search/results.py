@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import database, documents, searches, slots
+from igkd_search import database, documents, searches, slots, spec
 from igkd_search.errors import StorageError
 
 
@@ -78,6 +78,14 @@ def answers(found: Sequence[Row]) -> list[Row]:
         if row.accuracy is not None
     ]
     return [row for _, _, row in sorted(known, key=lambda each: each[:2])]
+
+
+def no_winner(found: Sequence[Row], search: Mapping[str, Any]) -> str:
+    """Why no trial wins, as reports say it; `search` is that of the question, as plain JSON."""
+    if any(row.state == "complete" and not row.feasible for row in found):
+        bounds = spec.bounds_in_words(search)
+        return f"none of the complete trials is {bounds or 'within the bounds on latency'}"
+    return "no trial is complete yet"
 
 
 def epochs_without_pruning(row: Row, planned: int) -> int:

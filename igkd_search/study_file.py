@@ -79,12 +79,17 @@ def read_study(path: Path) -> spec.Study:
     return _read(spec.Study, path)
 
 
-def read_exported(path: Path, retrain_teacher: bool = False) -> spec.Exported:
-    """The configuration in a file that `igkd export` wrote; checked like a study file.
+def read_exported(path: Path) -> spec.Exported:
+    """The configuration in a file that `igkd export` wrote; checked like a study file."""
+    return _read(spec.Exported, path)
 
-    StudyError when its teacher is not beside it, unless that is to be trained again by its recipe.
+
+def read_to_train(path: Path, retrain_teacher: bool = False) -> spec.Exported:
+    """The same with its teacher: the file beside it, or its recipe where that is asked for.
+
+    StudyError when it is not there, or the recipe is not known.
     """
-    exported = _read(spec.Exported, path)
+    exported = read_exported(path)
     if retrain_teacher:
         return _with_its_recipe(exported, path)
     place = exported.teacher.checkpoint

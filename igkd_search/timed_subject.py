@@ -3,7 +3,6 @@
 Nothing here imports torch, so what is not there is said in a second.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,20 +43,13 @@ def of_winner(base: database.Database, name: str) -> Subject:
     found = results.open_study(base, name)
     winner = results.best(found)
     if winner is None:
+        why = results.no_winner(results.rows(found), study.search.model_dump(mode="json"))
         raise StudyError(
-            f"study '{name}': {_no_winner(study, results.rows(found))}; go on with "
-            f"'igkd run {name}', or give a file that igkd export wrote"
+            f"study '{name}': {why}; go on with 'igkd run {name}', or give a file that igkd export "
+            "wrote"
         )
     rows = record.facts["rows"]
     channels, height, width = rows["image_shape"]
     trial = space.decide(study, winner.parameters)
     shape = (channels, height, width)
     return Subject(study, trial, shape, rows["classes"], name, winner.number)
-
-
-def _no_winner(study: spec.Study, rows: Sequence[results.Row]) -> str:
-    """Why there is none, as reports say it."""
-    if any(row.state == "complete" and not row.feasible for row in rows):
-        bounds = spec.bounds_in_words(study.search.model_dump())
-        return f"none of the complete trials is {bounds or 'within the bounds on latency'}"
-    return "no trial is complete yet"

@@ -109,7 +109,7 @@ def test_a_teacher_that_is_missing_is_told_with_what_to_type(
     found = type_("train", str(best), "-o", str(tmp_path / "final"))
     assert found.exit_code == 1 and "--retrain-teacher" in found.stderr
     assert not (tmp_path / "final").exists()
-    exported = study_file.read_exported(best, retrain_teacher=True)
+    exported = study_file.read_to_train(best, retrain_teacher=True)
     assert (exported.teacher.checkpoint, exported.teacher.checkpoint_sha256) == (None, None)
 
 

@@ -274,3 +274,12 @@ def test_a_pareto_study_without_a_complete_trial_has_no_best(pareto: database.Da
 def test_a_study_of_one_objective_has_no_front(mixed: database.Database) -> None:
     assert not results.is_pareto(results.open_study(mixed, "s"))
     assert results.summary(mixed, "s")["front"] is None
+
+
+def test_why_nobody_wins_is_said_as_it_is() -> None:
+    row = results.Row.__new__(results.Row)  # only what is looked at
+    for name, value in {"state": "complete", "feasible": False}.items():
+        object.__setattr__(row, name, value)
+    assert results.no_winner([], {}) == "no trial is complete yet"
+    said = results.no_winner([row], {"min_speedup": 3})
+    assert said.startswith("none of the complete trials is at least 3 times as fast")
