@@ -206,8 +206,8 @@ def test_the_names_of_cifar100_must_be_whole(cache: Path) -> None:
         gzip.compress(
             bytes([0, 0, 8, 3]) + np.array([30, 2, 2], ">u4").tobytes() + bytes(120), mtime=0
         ),
-        gzip.compress(bytes(1000))[:-20],
-        gzip.compress(bytes(1000))[:20] + b"\xff" * 20,
+        gzip.compress(bytes(1000), mtime=0)[:-20],
+        gzip.compress(bytes(1000), mtime=0)[:20] + b"\xff" * 20,
     ],
 )
 def test_a_damaged_idx_file_is_refused(cache: Path, raw: bytes) -> None:
