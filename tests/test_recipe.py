@@ -285,6 +285,20 @@ def width(laboratory: Laboratory) -> None:
 
 
 @check
+def resolution(laboratory: Laboratory) -> None:
+    """The lower it is the less there is to compute, for as many parameters."""
+    sizes = parameters(laboratory, "resolution", 8, 6, 4)
+    assert sizes[0] == sizes[1] == sizes[2]
+    students = [
+        training.build(laboratory.config(resolution=side), laboratory.stock, SEED)
+        for side in (8, 6, 4)
+    ]
+    shape = laboratory.stock.reader.image_shape
+    macs = [models.count_macs(student, shape) for student in students]
+    assert macs[0] > macs[1] > macs[2]
+
+
+@check
 def initialisation(laboratory: Laboratory) -> None:
     """From the teacher's blocks the student starts with a lower loss."""
     fresh, taught = (

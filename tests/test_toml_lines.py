@@ -82,7 +82,9 @@ def test_every_value_of_the_shipped_studies_is_found_where_its_key_is_written(pa
             for position, inner in enumerate(plain):
                 walk(inner, (*place, position))
         else:
-            assert str(place[-1]) in lines[nearest_line(lines_of(text), place) - 1]
+            # what stands in a list has no key of its own
+            key = next(part for part in reversed(place) if isinstance(part, str))
+            assert key in lines[nearest_line(lines_of(text), place) - 1]
 
     walk(tomllib.loads(text), ())
 

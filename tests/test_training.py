@@ -658,8 +658,8 @@ def test_a_full_device_says_what_was_asked_and_what_to_change_and_is_emptied(
         gc.enable()
     assert caught.value.cause == "out_of_memory"
     assert str(caught.value) == (
-        "out_of_memory: tried to allocate 20.00 GiB; lower batch_size (12) or width (0.2), or "
-        f"raise removed_blocks ({tiny.REMOVED_BLOCKS})"
+        "out_of_memory: tried to allocate 20.00 GiB; lower batch_size (12), width (0.2) or "
+        f"resolution, or raise removed_blocks ({tiny.REMOVED_BLOCKS})"
     )
     assert given_back == [True]
     assert caught.value.__context__ is None

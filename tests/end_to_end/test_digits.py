@@ -131,11 +131,8 @@ def test_every_arm_is_told_with_its_spread_and_compared(folder: Folder, final: A
     again = folder.igkd("train", "best.toml", "-o", "final", *ABLATION)
     for arm in final["arms"]:
         accuracy = final["arms"][arm]["accuracy"]
-        (line,) = (
-            line
-            for line in again.output.splitlines()
-            if re.match(rf"{re.escape(arm)} +\d+\.\d+ \+- .* 3 ", line)
-        )
+        pattern = rf"{re.escape(arm)} +\d+\.\d+ \+- \d+\.\d+ +3\b"
+        (line,) = (line for line in again.output.splitlines() if re.match(pattern, line))
         assert f"{100 * accuracy['mean']:.2f} +- {100 * accuracy['sd']:.2f}" in line
     assert "the test set is not read again" in again.log
     assert "points above baseline" in (folder.path / "final" / "ablation.md").read_text()

@@ -143,5 +143,7 @@ def test_a_trial_that_memory_refuses_says_so_and_the_same_worker_goes_on(
     reason = found[1].reason or ""
     # whichever of the two meets the limit first
     assert "you tried to allocate" in reason or "a convolution found no memory" in reason
-    assert reason.endswith("lower batch_size (12) or width (4), or raise removed_blocks (0)")
+    assert reason.endswith(
+        "lower batch_size (12), width (4) or resolution, or raise removed_blocks (0)"
+    )
     assert "goes on from" not in said, "no second process, no second attempt"
