@@ -305,6 +305,7 @@ def _measured(
     timed: Mapping[str, _Timed], shape: tuple[int, int, int], store: vault.Vault
 ) -> tuple[dict[str, Latency], float]:
     """Figures of every network, and how many cores other processes used."""
+    memory.trim()  # the exporter adds its own to what teacher and banks have freed and kept
     networks = {name: each.build() for name, each in timed.items()}
     rounds = 30
     with stages.stage("latency", len(networks) + rounds, "steps") as stage:

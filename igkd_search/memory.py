@@ -130,6 +130,13 @@ def keep_freed() -> bool:
     return all(library.mallopt(option, _KEPT_BYTES) == 1 for option in _MALLOPT)
 
 
+def trim() -> None:
+    """Return to the system what was freed, before work of another kind that asks for much."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def give_back() -> None:
     """Free what a failed attempt left behind, so that the next one finds the memory."""
     gc.collect()

@@ -173,3 +173,18 @@ def test_freed_memory_is_used_again_unless_the_user_decides(
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not memory.keep_freed()
+
+
+@pytest.mark.skipif(not GLIBC, reason="other C libraries are left as they are")
+def test_what_was_freed_is_returned_to_the_system() -> None:
+    lines = (
+        "import psutil, torch",
+        "from igkd_search import memory",
+        "assert memory.keep_freed()",
+        "held = [torch.ones(2**20) for _ in range(64)]",
+        "full = psutil.Process().memory_info().rss",
+        "del held",
+        "memory.trim()",
+        "assert full - psutil.Process().memory_info().rss > 128 * 2**20",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
