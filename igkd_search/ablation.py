@@ -38,7 +38,10 @@ def summarise(
         "level": comparison.LEVEL,
         "tuned": tuned,
         "winner": winner,
-        "arms": {arm: _arm(values) for arm, values in accuracies.items()},
+        "arms": {
+            arm: {"accuracies": list(values), **comparison.described(values)}
+            for arm, values in accuracies.items()
+        },
         "differences": first,
         "contrasts": _compared(list(_contrasts(list(accuracies))), accuracies),
         "test": _test_set(accuracies[reference], images),
@@ -55,18 +58,6 @@ def markdown(found: Mapping[str, Any]) -> str:
 def draw(found: Mapping[str, Any], path: Path) -> None:
     """Write the picture as PNG, SVG or PDF, as the name says; StorageError if that fails."""
     figures.save(ablation_figure.draw(found), path)
-
-
-def _arm(values: Sequence[float]) -> dict[str, Any]:
-    interval = comparison.mean_interval(values)
-    return {
-        "accuracies": list(values),
-        "mean": statistics.fmean(values),
-        "sd": comparison.spread(values) if len(values) > 1 else None,
-        "n": len(values),
-        "low": interval and interval[0],
-        "high": interval and interval[1],
-    }
 
 
 def _compared(pairs: list[dict[str, str]], accuracies: Accuracies) -> list[dict[str, Any]]:

@@ -71,8 +71,7 @@ def says_p(p: float) -> str:
 
 def accuracy(arm: Mapping[str, Any]) -> str:
     """Mean and spread in percent."""
-    sd = "" if arm["sd"] is None else f" +- {points(arm['sd'])}"
-    return f"{points(arm['mean'])}{sd}"
+    return amounts.spread(arm["mean"], arm["sd"])
 
 
 def interval(one: Mapping[str, Any]) -> str:
@@ -224,12 +223,12 @@ def _arms_table(found: Mapping[str, Any]) -> str:
         for name, arm in found["arms"].items()
     ]
     head = ["arm", "test accuracy, %", "n", f"points above {found['reference']}", *_COLUMNS]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _contrast_table(found: Mapping[str, Any]) -> str:
     rows = [[one["arm"], one["against"], *_cells(one)] for one in found["contrasts"]]
-    return _table(["arm", "against", "points above it", *_COLUMNS], rows)
+    return table(["arm", "against", "points above it", *_COLUMNS], rows)
 
 
 def _cells(one: Mapping[str, Any] | None) -> list[str]:
@@ -246,6 +245,6 @@ def _cells(one: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     ruler = ["---", *("--:" for _ in head[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *rows])

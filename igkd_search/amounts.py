@@ -9,6 +9,11 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "" if share is None else f"{share:.{digits}%}"
 
 
+def spread(mean: float, sd: float | None) -> str:
+    """A mean share in percent, without its sign, with the sd where there is one: 98.78 +- 0.74."""
+    return f"{100 * mean:.2f}" + ("" if sd is None else f" +- {100 * sd:.2f}")
+
+
 def milliseconds(value: float | None) -> str:
     """Three significant digits, never as a power of ten: 0.273 ms, 9.00 ms, 1,230 ms."""
     if value is None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from igkd_search import (
-    attribution,
     datasets,
     deployment,
     evaluation,
@@ -51,33 +50,24 @@ class Witness:
 
     def __init__(self, workshop: Workshop) -> None:
         self._teacher = workshop.shared.teacher.network
-        self._reader = workshop.use(workshop.plan.shipped)[0].stock.reader
-        self._options = workshop.plan.exported.overlays
+        options = workshop.plan.exported.overlays
+        reader = workshop.use(workshop.plan.shipped)[0].stock.reader
+        self._settings: dict[str, Any] = {
+            **{name: getattr(options, name) for name in ("steps", "baseline", "rule", "reduction")},
+            "mean": reader.mean,
+            "sd": reader.sd,
+        }
         self._maps: Tensor | None = None
 
     def compare(self, student: nn.Module, part: held_out.Part) -> dict[str, Any]:
         """How far a student looks where the teacher looks, on a sample of the test part."""
         rows = datasets.sample_rows(len(part.labels), EXPLAINED)
-        shown, truth = part.images(rows), part.labels[torch.from_numpy(rows).to(part.labels.device)]
-        options = self._options
-        settings: dict[str, Any] = {
-            name: getattr(options, name) for name in ("steps", "rule", "reduction")
-        }
-        mean, sd = self._reader.mean, self._reader.sd
+        places = torch.from_numpy(rows).to(part.labels.device)
+        shown, settings = (part.images(rows), part.labels[places]), self._settings
         if self._maps is None:
-            baselines = attribution.BASELINES[options.baseline](shown, mean, sd)
-            self._maps = faithfulness.maps_of(self._teacher, shown, truth, baselines, settings)
+            self._maps = faithfulness.draw_maps(self._teacher, *shown, **settings)
         return faithfulness.measure(
-            student,
-            self._teacher,
-            shown,
-            truth,
-            mean=mean,
-            sd=sd,
-            seed=0,
-            baseline=options.baseline,
-            theirs=self._maps,
-            **settings,
+            student, self._teacher, *shown, seed=0, theirs=self._maps, **settings
         )
 
 
@@ -162,8 +152,7 @@ def timed(workshop: Workshop) -> dict[str, Any]:
         }
         files = {"onnx": run.folder / deployment.FP32, "int8": run.folder / deployment.INT8}
         data, engines = shared.data, [name for name in timings.ENGINES if name != "compiled"]
-        rows = datasets.sample_rows(len(data.images), deployment.CALIBRATION_IMAGES)
-        about = data.images[rows], data.mean, data.sd
+        about = data.images, data.mean, data.sd
         found = timings.measure(networks, *about, engines=engines, files={"student": files})
         missing = {"engine": "compiled", "reason": NOT_COMPILED}
         found = found | {"skipped": [*found["skipped"], missing]}

@@ -50,6 +50,18 @@ def spread(values: Sequence[float]) -> float:
     return 0.0 if len(set(values)) == 1 else statistics.stdev(values)
 
 
+def moments(values: Sequence[float]) -> dict[str, Any]:
+    """mean, sd (None of one value) and n, as plain JSON."""
+    sd = spread(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "n": len(values)}
+
+
+def described(values: Sequence[float]) -> dict[str, Any]:
+    """The same with low and high, the 95 % interval of the mean; None where it has none."""
+    low, high = mean_interval(values) or (None, None)
+    return {**moments(values), "low": low, "high": high}
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % interval of a mean by Student's t; None of one value, or of values all the same."""
     n, sd = len(values), spread(values)

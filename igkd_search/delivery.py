@@ -9,6 +9,7 @@ from typing import Any
 
 from igkd_search import (
     ablation,
+    ablation_text,
     deployment,
     faithfulness,
     faithfulness_text,
@@ -90,7 +91,5 @@ def _faithfulness_by_arm(result: Mapping[str, Any]) -> str:
     """How far each arm's students look where the teacher looks, as Markdown."""
     rows = faithfulness_text.by_arm(result["arms"])
     head = ["arm", *faithfulness_text.BY_ARM.values()]
-    lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     note = "Mean +- sd over seeds; docs/faithfulness.md says what each figure is."
-    return f"**Faithfulness**\n\n{note}\n\n{table}\n"
+    return f"**Faithfulness**\n\n{note}\n\n{ablation_text.table(head, rows)}\n"

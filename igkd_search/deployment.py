@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from igkd_search import __version__, augment, datasets, onnx_export, vault
+from igkd_search import __version__, augment, datasets, onnx_export, sources, vault
 from igkd_search.errors import MaterialError, reason_of
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ CALIBRATION_IMAGES = 512
 _PARITY_IMAGES = 64
 _BATCH, _BATCH_VALUES = 128, 1_200_000  # images, and pixel values: large images take much memory
 _AGREEMENT = 0.95  # less of int8 with fp32 is warned of
-
-Pixels = NDArray[np.uint8]
 
 
 class Deployed(nn.Module):
@@ -60,7 +58,7 @@ def write(
     student: nn.Module,
     mean: Any,
     sd: Any,
-    pixels: Pixels,
+    pixels: sources.Pixels,
     class_names: Sequence[str],
     folder: Path,
     *,
@@ -87,13 +85,13 @@ def write(
     return {"onnx": found, "int8": {**smaller, "agreement": agreement}}
 
 
-def sample(pixels: Pixels) -> Pixels:
+def sample(pixels: sources.Pixels) -> sources.Pixels:
     """A copy of up to 512 images (N, 3, H, W), evenly spaced."""
     return np.ascontiguousarray(pixels[datasets.sample_rows(len(pixels), CALIBRATION_IMAGES)])
 
 
 def exported(
-    network: nn.Module, mean: Any, sd: Any, pixels: Pixels
+    network: nn.Module, mean: Any, sd: Any, pixels: sources.Pixels
 ) -> tuple[onnx.ModelProto, float]:
     """A network as ONNX on pixels, and how far it is from PyTorch on some of them (N, 3, H, W).
 
@@ -127,7 +125,7 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next(int(each.version) for each in model.opset_import if each.domain in ("", "ai.onnx"))
 
 
-def quantise(model: onnx.ModelProto, pixels: Pixels, **settings: Any) -> bytes:
+def quantise(model: onnx.ModelProto, pixels: sources.Pixels, **settings: Any) -> bytes:
     """A model on pixels as int8 with QDQ nodes, its ranges taken from `pixels` (N, 3, H, W).
 
     `settings` replace those of `quantize_static`, for comparisons. MaterialError when ONNX Runtime
@@ -179,31 +177,31 @@ def _tidy(found: onnx.ModelProto, model: onnx.ModelProto) -> None:
     found.opset_import.extend(kept)
 
 
-def _reader(pixels: Pixels) -> "CalibrationDataReader":
+def _reader(pixels: sources.Pixels) -> "CalibrationDataReader":
     from onnxruntime.quantization import CalibrationDataReader
 
     class Batches(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._left = iter(_batches(pixels))
 
-        def get_next(self) -> dict[str, Pixels] | None:
+        def get_next(self) -> dict[str, sources.Pixels] | None:
             found = next(self._left, None)
             return None if found is None else {INPUT: found}
 
     return Batches()
 
 
-def _batches(pixels: Pixels) -> Iterator[Pixels]:
+def _batches(pixels: sources.Pixels) -> Iterator[sources.Pixels]:
     some = _batch_of(pixels)
     for start in range(0, len(pixels), some):
         yield pixels[start : start + some]
 
 
-def _batch_of(pixels: Pixels) -> int:
+def _batch_of(pixels: sources.Pixels) -> int:
     return max(1, min(_BATCH, _BATCH_VALUES // math.prod(pixels.shape[1:])))
 
 
-def _agreement(exact: bytes, small: bytes, pixels: Pixels) -> float:
+def _agreement(exact: bytes, small: bytes, pixels: sources.Pixels) -> float:
     """On how large a share of the images both models name the same class."""
     named = [_answers(onnx_export.opened(each), pixels).argmax(axis=1) for each in (exact, small)]
     found = float((named[0] == named[1]).mean())
@@ -219,7 +217,7 @@ def _agreement(exact: bytes, small: bytes, pixels: Pixels) -> float:
     return found
 
 
-def predict(path: Path, pixels: Pixels) -> NDArray[np.float32]:
+def predict(path: Path, pixels: sources.Pixels) -> NDArray[np.float32]:
     """The logits (N, classes) of a written file for uint8 pixels (N, 3, H, W), on torch's threads.
 
     MaterialError when the file is missing, broken or made for images of another shape.
@@ -235,7 +233,7 @@ def predict(path: Path, pixels: Pixels) -> NDArray[np.float32]:
     return _answers(session, pixels)
 
 
-def _answers(session: onnxruntime.InferenceSession, pixels: Pixels) -> NDArray[np.float32]:
+def _answers(session: onnxruntime.InferenceSession, pixels: sources.Pixels) -> NDArray[np.float32]:
     return np.concatenate(
         [session.run([onnx_export.OUTPUT], {INPUT: each})[0] for each in _batches(pixels)]
     )

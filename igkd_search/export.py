@@ -6,7 +6,6 @@ like a study file.
 """
 
 import json
-import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import tomlkit
 
 from igkd_search import (
     __version__,
+    amounts,
     database,
     registry,
     results,
@@ -225,10 +225,9 @@ def _told(exported: spec.Exported) -> list[str]:
     found = exported.validation.reruns if exported.validation else []
     lines = []
     for each in found:
-        mean, n = statistics.fmean(each.accuracies), len(each.accuracies)
-        sd = f" +- {100 * statistics.stdev(each.accuracies):.2f}" if n > 1 else ""
         lines.append(
             f"trial {each.trial}: {100 * each.searched:.2f} % in the search, "
-            f"{100 * mean:.2f}{sd} % by {n} fresh {'seed' if n == 1 else 'seeds'}"
+            f"{amounts.spread(each.mean, each.sd)} % by "
+            f"{amounts.several(len(each.accuracies), 'fresh seed')}"
         )
     return lines

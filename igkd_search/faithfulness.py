@@ -6,7 +6,6 @@ what chance gives: the teacher's map of another image, since maps of all images 
 (objects are in the middle), and pixels in random order.
 """
 
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,11 +54,16 @@ def measure(
     teacher's maps, where they were drawn for another student of it.
     """
     assert len(images) == len(labels) > 0
-    settings = {"steps": steps, "baseline": baseline, "rule": rule, "reduction": reduction}
+    settings: dict[str, Any] = {
+        "steps": steps,
+        "baseline": baseline,
+        "rule": rule,
+        "reduction": reduction,
+    }
     baselines = attribution.BASELINES[baseline](images, mean, sd)
-    ours = maps_of(student, images, labels, baselines, settings)
+    ours = draw_maps(student, images, labels, mean=mean, sd=sd, **settings)
     if theirs is None:
-        theirs = maps_of(teacher, images, labels, baselines, settings)
+        theirs = draw_maps(teacher, images, labels, mean=mean, sd=sd, **settings)
     orders = {
         "student": deletion.ranks(ours),
         "teacher": deletion.ranks(theirs),
@@ -84,14 +88,24 @@ def measure(
     return {**found, "words": faithfulness_text.words(found)}
 
 
-def maps_of(
-    model: nn.Module, images: Tensor, labels: Tensor, baselines: Tensor, settings: Mapping[str, Any]
+def draw_maps(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    steps: int,
+    mean: Tensor,
+    sd: Tensor,
+    baseline: str = "mean",
+    rule: str = "gausslegendre",
+    reduction: str = "sum",
 ) -> Tensor:
-    """The maps (B, H, W) of all images, on the CPU, made of as many at once as memory allows.
+    """A network's maps (B, H, W) of images, on the CPU, with what `measure` is told.
 
-    `settings` are steps, rule and reduction, as `measure` takes them.
+    As many are made at once as memory allows.
     """
-    folded, steps = attribution.fold_norms(model, images[:1]), settings["steps"]
+    folded = attribution.fold_norms(model, images[:1])
+    baselines = attribution.BASELINES[baseline](images, mean, sd)
     fastest = evaluation.chunk_of(images.device, images[0, 0].numel())
     batch = memory.Batch(memory.fitting_batch(folded, images[:1], fastest))
 
@@ -104,11 +118,11 @@ def maps_of(
                 some,
                 label,
                 steps=steps,
-                rule=settings["rule"],
+                rule=rule,
                 baselines=base,
                 internal_batch_size=size,
             ).values
-            parts.append(attribution.to_maps(values, settings["reduction"]).cpu())
+            parts.append(attribution.to_maps(values, reduction).cpu())
         return torch.cat(parts)
 
     return batch.attempt(drawn)
@@ -147,15 +161,7 @@ def _top(maps: Tensor) -> int:
 
 def _stats(values: Tensor) -> dict[str, Any]:
     """Mean, sd and n of one value an image (B,), and the 95 % interval of the mean."""
-    numbers = values.double().tolist()
-    interval = comparison.mean_interval(numbers)
-    return {
-        "mean": statistics.fmean(numbers),
-        "sd": comparison.spread(numbers) if len(numbers) > 1 else None,
-        "n": len(numbers),
-        "low": interval and interval[0],
-        "high": interval and interval[1],
-    }
+    return comparison.described(values.double().tolist())
 
 
 def _curves(

@@ -21,7 +21,7 @@ def within(study: spec.Study, latency_ms: Mapping[str, float]) -> tuple[spec.Stu
     left, or when a point of search.start asks for one that left.
     """
     search = study.search
-    if search.latency_budget_ms is None and search.min_speedup is None:
+    if not search.is_bounded:
         return study, []
     why = {each: _why_not(search, each.name, latency_ms) for each in study.students()}
     fit = [each for each, reason in why.items() if not reason]
@@ -31,9 +31,9 @@ def within(study: spec.Study, latency_ms: Mapping[str, float]) -> tuple[spec.Stu
     if not left:
         return study, []
     narrowed = _narrowed(study, fit)
-    if study.search.is_pareto and len(fit) == 1:
+    if search.is_pareto and len(fit) == 1:
         raise StudyError(
-            f"study '{study.name}': {fit[0].name} alone keeps {_bounds(study.search)}, so there is "
+            f"study '{study.name}': {fit[0].name} alone keeps {_bounds(search)}, so there is "
             "no trade-off to seek; ask for less, or leave latency_ms out of search.objectives"
         )
     _check_start(study, narrowed, latency_ms)

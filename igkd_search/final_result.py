@@ -1,12 +1,11 @@
 """What a final training has shown: result.json, of models that have read the test set once each."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from igkd_search import ablation, arms, candidates, held_out, latency, spec
+from igkd_search import ablation, arms, candidates, comparison, held_out, latency, spec
 from igkd_search.arms import Arm
 from igkd_search.workshop import Workshop
 
@@ -90,7 +89,7 @@ def _arm(
     exported = workshop.decided[arm]
     own = [answers[arm, index] for index in range(workshop.plan.seeds)]
     return {
-        "accuracy": spread([each["accuracy"] for each in own]),
+        "accuracy": comparison.moments([each["accuracy"] for each in own]),
         "seeds": [
             {
                 "seed": workshop.all_runs[arm, index].seed,
@@ -118,7 +117,9 @@ def _faithful(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     values = {name: [_at(each, *keys) for each in found] for name, keys in places.items()}
     return {
-        name: None if None in own else spread([each for each in own if each is not None])
+        name: None
+        if None in own
+        else comparison.moments([each for each in own if each is not None])
         for name, own in values.items()
     }
 
@@ -133,12 +134,6 @@ def _at(found: Mapping[str, Any], *keys: str) -> float | None:
 
 def _relative(workshop: Workshop, folder: Path) -> str:
     return folder.relative_to(workshop.folder).as_posix()
-
-
-def spread(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Mean, sample standard deviation (None of one value) and count."""
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "sd": sd, "n": len(values)}
 
 
 def _ablation(

@@ -1,11 +1,10 @@
 """What is printed at the end of an export, a final training, an ablation, a timing."""
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igkd_search import ablation_text, console, faithfulness_text, tables
+from igkd_search import ablation_text, amounts, console, faithfulness_text, tables
 
 if TYPE_CHECKING:
     from igkd_search import spec
@@ -20,7 +19,7 @@ def print_exported(written: "spec.Exported", output: Path) -> None:
             [
                 str(each.trial),
                 f"{each.searched:.2%}",
-                _percent(each.accuracies),
+                f"{amounts.spread(each.mean, each.sd)}%",
                 str(len(each.accuracies)),
             ]
             for each in reruns
@@ -36,20 +35,14 @@ def print_exported(written: "spec.Exported", output: Path) -> None:
     console.print_pairs(f"wrote {output}", {**pairs, "train it": f"igkd train {output} -o final/"})
 
 
-def _percent(accuracies: Sequence[float]) -> str:
-    """Mean and, of several, sample standard deviation."""
-    sd = f" +- {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-    return f"{100 * statistics.fmean(accuracies):.2f}{sd}%"
-
-
 def print_final(result: dict[str, Any], output: Path) -> None:
     """Print the result of a final training: the student's test accuracy beside the teacher's."""
     teacher, student = result["teacher"], result["student"]
     spread = student["accuracy"]
-    sd = f" +- {100 * spread['sd']:.2f}" if spread["sd"] is not None else ""
     teacher = {**teacher, "latency": teacher}
+    shown = f"{amounts.spread(spread['mean'], spread['sd'])}%"
     rows = [
-        ["test accuracy", f"{teacher['accuracy']:.2%}", f"{100 * spread['mean']:.2f}{sd}%", ""],
+        ["test accuracy", f"{teacher['accuracy']:.2%}", shown, ""],
         *_delivered_rows(result),
         *tables.cost_rows(teacher, {**student, "latency": student}),
     ]

@@ -166,6 +166,11 @@ def warn_if_busy(seconds: float = WATCHED_S) -> float:
     return used
 
 
+def busyness(used: float) -> dict[str, Any]:
+    """What a table keeps of `warn_if_busy`, as plain JSON."""
+    return {"cores_used_by_others": round(used, 2), "quiet": used <= bearable()}
+
+
 def bearable() -> float:
     """How many cores other processes may use before times can no longer be trusted."""
     return _QUIET * devices.cores()

@@ -72,7 +72,7 @@ def latency(
         subject = _subject(target, storage, home, data)
         with stages.display(["start", "timings"]):
             with stages.stage("start", note="loading torch and the data"):
-                from igkd_search import timed_pair
+                from igkd_search import latency_table, timed_pair
             found = timed_pair.measure(
                 subject, home, engines=asked, batches=batches, threads=counts, rounds=rounds
             )
@@ -80,7 +80,7 @@ def latency(
         if subject.study is not None:
             # only now, so that a storage that cannot be written to costs no figure
             with closing(open_existing(storage, home)) as base:
-                timed_pair.keep(base, found)
+                latency_table.keep(base, subject.study, found)
             console.print_note(f"kept with study '{subject.study}'; igkd report shows it")
 
 

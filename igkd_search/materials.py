@@ -288,8 +288,8 @@ def _latency_table(
     def build(folder: Path) -> None:
         found, used = _measured(timed, shape, store)
         table = {name: row.as_dict() for name, row in found.items()}
-        told = {"cores_used_by_others": round(used, 2), "quiet": used <= latency.bearable()}
-        vault.write_whole(folder / "machine.json", json.dumps(told).encode())
+        told = json.dumps(latency.busyness(used)).encode()
+        vault.write_whole(folder / "machine.json", told)
         vault.write_whole(folder / "latency.json", json.dumps(table).encode())
 
     folder = store.entry("latency", inputs, build)

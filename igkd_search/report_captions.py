@@ -62,10 +62,8 @@ def question(content: Mapping[str, Any]) -> str:
 
 def no_answer(content: Mapping[str, Any]) -> str:
     """Why there is no winner; as the end of a sentence."""
-    if content["summary"]["trials"]["complete"]:
-        bounds = spec.bounds_in_words(content["provenance"]["question"]["search"])
-        return f"none of the complete trials is {bounds or 'within the bounds on latency'}"
-    return "no trial is complete yet"
+    search = content["provenance"]["question"]["search"]
+    return spec.no_winner_in_words(search, bool(content["summary"]["trials"]["complete"]))
 
 
 def trust(answer: Mapping[str, Any]) -> str:

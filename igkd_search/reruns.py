@@ -5,7 +5,6 @@ again as its trial was, and their means, which nobody has chosen by yet, say whi
 """
 
 import logging
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def rerun(
         for row, of_trial in zip(rows, wanted, strict=True)
         if all(run.is_finished for run in of_trial)
     ]
-    return sorted(found, key=lambda each: -statistics.fmean(each.accuracies))
+    return sorted(found, key=lambda each: -each.mean)
 
 
 def _runs(

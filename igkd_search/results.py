@@ -82,10 +82,8 @@ def answers(found: Sequence[Row]) -> list[Row]:
 
 def no_winner(found: Sequence[Row], search: Mapping[str, Any]) -> str:
     """Why no trial wins, as reports say it; `search` is that of the question, as plain JSON."""
-    if any(row.state == "complete" and not row.feasible for row in found):
-        bounds = spec.bounds_in_words(search)
-        return f"none of the complete trials is {bounds or 'within the bounds on latency'}"
-    return "no trial is complete yet"
+    slow = any(row.state == "complete" and not row.feasible for row in found)
+    return spec.no_winner_in_words(search, slow)
 
 
 def epochs_without_pruning(row: Row, planned: int) -> int:

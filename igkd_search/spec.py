@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Annotated, Any, Literal, Self, get_args
@@ -481,6 +482,14 @@ class Search(Closed):
         return found
 
 
+def no_winner_in_words(search: Mapping[str, Any], complete: bool) -> str:
+    """Why no trial wins, as the end of a sentence; `complete` says whether one is."""
+    if not complete:
+        return "no trial is complete yet"
+    bounds = bounds_in_words(search) or "within the bounds on latency"
+    return f"none of the complete trials is {bounds}"
+
+
 def bounds_in_words(search: Mapping[str, Any]) -> str:
     """The bounds on latency in a stored [search], such as `within 2 ms an image`; "" without any.
 
@@ -757,6 +766,16 @@ class Rerun(Closed):
     """The validation accuracy that made it a leading one."""
     accuracies: list[float] = Field(min_length=1)
     """Validation accuracy of each fresh seed, in order."""
+
+    @property
+    def mean(self) -> float:
+        """What it is compared by."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def sd(self) -> float | None:
+        """The sample standard deviation; None of one seed."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
 class Validation(Closed):

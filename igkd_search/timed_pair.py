@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from igkd_search import (
-    database,
     datasets,
-    latency_table,
     models,
     spec,
     timings,
@@ -90,8 +88,3 @@ def _known_shape(subject: Subject) -> tuple[int, int, int] | None:
     side = (data.image_size or spec.IMAGE_SIZE) if data.source == "folder" else None
     side = side or _SIDES.get(data.source)
     return None if side is None else (3, side, side)
-
-
-def keep(base: database.Database, found: Mapping[str, Any]) -> None:
-    """Keep a winner's figures with its study, where reports look for them."""
-    latency_table.keep(base, found["study"], found)

@@ -25,6 +25,7 @@ from igkd_search import (
     models,
     onnx_export,
     optimizers,
+    sources,
     stages,
 )
 from igkd_search.errors import MaterialError, reason_of
@@ -59,7 +60,7 @@ class _Cell:
 
 def measure(
     networks: Mapping[str, nn.Module],
-    pixels: deployment.Pixels,
+    pixels: sources.Pixels,
     mean: Any,
     sd: Any,
     *,
@@ -102,8 +103,7 @@ def measure(
         busy = latency.warn_if_busy()
         rows = [row for cell in cells for row in _timed(subjects, cell, engines, skipped, stage)]
     return {
-        "machine": machine()
-        | {"cores_used_by_others": round(busy, 2), "quiet": busy <= latency.bearable()},
+        "machine": machine() | latency.busyness(busy),
         "models": {
             name: _figures(network, subjects[name], shape) for name, network in networks.items()
         },
@@ -124,18 +124,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def markdown(found: Mapping[str, Any]) -> str:
-    """What `measure` has found, as Markdown."""
-    return latency_table.markdown(found)
-
-
 # --- the networks
 
 
 def _subject(
     network: nn.Module,
     normalisation: tuple[Any, Any],
-    pixels: deployment.Pixels,
+    pixels: sources.Pixels,
     engines: Sequence[Engine],
     files: Mapping[str, Path],
     skipped: dict[str, str],

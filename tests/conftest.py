@@ -21,7 +21,7 @@ from igkd_search import console, spec
 from tests import tiny
 
 if TYPE_CHECKING:
-    from igkd_search import materials, training
+    from igkd_search import database, materials, training
     from tests.made import Made
 
 
@@ -183,6 +183,17 @@ def searched(
     launch.search(base, study, found, trials=2)
     base.close()
     return found
+
+
+@pytest.fixture
+def mine(searched: Path, tmp_path: Path) -> "Iterator[tuple[database.Database, Path]]":
+    """A copy of the finished tiny study that a test may change: the database and its home."""
+    from igkd_search import database
+
+    home = Path(shutil.copytree(searched, tmp_path / "home"))
+    opened = database.connect(f"sqlite:///{home / 'igkd.db'}")
+    yield opened, home
+    opened.close()
 
 
 @pytest.fixture

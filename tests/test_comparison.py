@@ -17,6 +17,7 @@ from igkd_search.comparison import (
     Comparison,
     compare,
     holm,
+    moments,
     pooled,
     power,
     seeds_needed,
@@ -156,3 +157,9 @@ def test_the_pooled_spread_by_hand() -> None:
     assert found.low == pytest.approx(math.sqrt(10 / 9.348), rel=1e-3)
     assert found.high == pytest.approx(math.sqrt(10 / 0.2158), rel=1e-3)
     assert pooled([[1.0], [2.0]]) is None
+
+
+def test_spread_is_mean_sample_sd_and_count() -> None:
+    assert moments([0.5]) == {"mean": 0.5, "sd": None, "n": 1}
+    found = moments([0.25, 0.75])
+    assert found == {"mean": 0.5, "sd": pytest.approx(0.125**0.5), "n": 2}

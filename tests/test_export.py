@@ -1,7 +1,6 @@
 """The exported file is complete, is read back as it was written, and its teacher lies beside it."""
 
 import hashlib
-import shutil
 import tomllib
 from collections.abc import Iterator
 from datetime import datetime
@@ -23,15 +22,6 @@ def base(searched: Path) -> Iterator[database.Database]:
     """The finished tiny study, to be read only."""
     opened = database.connect(f"sqlite:///{searched / 'igkd.db'}", read_only=True)
     yield opened
-    opened.close()
-
-
-@pytest.fixture
-def mine(searched: Path, tmp_path: Path) -> Iterator[tuple[database.Database, Path]]:
-    """A copy of it that a test may change: the database and its home."""
-    home = Path(shutil.copytree(searched, tmp_path / "home"))
-    opened = database.connect(f"sqlite:///{home / 'igkd.db'}")
-    yield opened, home
     opened.close()
 
 

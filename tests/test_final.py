@@ -75,7 +75,7 @@ def light(whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(deployment, "write", write)
     monkeypatch.setattr(faithfulness, "measure", lambda *a, **o: result["faithfulness"])
-    monkeypatch.setattr(faithfulness, "maps_of", lambda *a, **o: None)
+    monkeypatch.setattr(faithfulness, "draw_maps", lambda *a, **o: None)
     timed = result["latency"] | {"skipped": []}
     monkeypatch.setattr(timings, "measure", lambda *a, **o: timed)
     for module in (faithfulness, ablation):

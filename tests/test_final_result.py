@@ -5,12 +5,6 @@ import pytest
 from igkd_search import final_result
 
 
-def test_spread_is_mean_sample_sd_and_count() -> None:
-    assert final_result.spread([0.5]) == {"mean": 0.5, "sd": None, "n": 1}
-    found = final_result.spread([0.25, 0.75])
-    assert found == {"mean": 0.5, "sd": pytest.approx(0.125**0.5), "n": 2}
-
-
 def test_faithfulness_of_an_arm_is_that_of_its_students() -> None:
     def of(value: float, gain: float | None) -> dict[str, object]:
         figure = {"mean": value}

@@ -1,8 +1,6 @@
 """Leading trials once more: as they were, but for the seed; their means say which is best."""
 
-import shutil
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +8,6 @@ import pytest
 
 from igkd_search import database, export, removal, reruns, results, runs, space, spec, training
 from igkd_search.errors import StudyError, TrialError
-
-
-@pytest.fixture
-def mine(searched: Path, tmp_path: Path) -> Iterator[tuple[database.Database, Path]]:
-    """A copy of the finished tiny study: its database and home."""
-    home = Path(shutil.copytree(searched, tmp_path / "home"))
-    opened = database.connect(f"sqlite:///{home / 'igkd.db'}")
-    yield opened, home
-    opened.close()
 
 
 def test_leading_trials_are_the_best_that_may_win(

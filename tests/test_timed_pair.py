@@ -95,6 +95,6 @@ def test_figures_are_kept_with_the_study(searched: Path, tmp_path: Path) -> None
     shutil.copy(searched / "igkd.db", tmp_path)
     base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
     found = measured.found(study="tiny", trial=1)
-    timed_pair.keep(base, found)
+    latency_table.keep(base, found["study"], found)
     assert latency_table.kept(base, "tiny") == found
     base.close()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from igkd_search import deployment, devices, latency, timings
+from igkd_search import deployment, devices, latency, sources, timings
 from igkd_search.errors import MaterialError
 from tests import tiny
 
@@ -195,7 +195,7 @@ def test_few_images_calibrate_however_many_are_given(
 ) -> None:
     seen: list[int] = []
 
-    def fail(network: nn.Module, mean: Any, sd: Any, pixels: deployment.Pixels) -> None:
+    def fail(network: nn.Module, mean: Any, sd: Any, pixels: sources.Pixels) -> None:
         assert pixels.flags.writeable  # rows may come from a file that is mapped to be read only
         seen.append(len(pixels))
         raise MaterialError("no")
