@@ -46,10 +46,18 @@ def study_of(options: argparse.Namespace, teacher_epochs: int) -> spec.Study:
     """The digits, or 2,000 images of the arrays in --data; with a teacher of so many epochs."""
     study = registry.find("digits" if options.data is None else "cifar10_subset")
     teacher = study.teacher.model_copy(update={"epochs": teacher_epochs, "minimum_accuracy": 0.0})
-    data = study.data
-    if options.data is not None:
-        data = data.model_copy(update={"path": str(options.data.absolute())})
-    return study.model_copy(update={"teacher": teacher, "data": data})
+    if options.data is None:
+        return study.model_copy(update={"teacher": teacher})
+    # the paper's networks, of full width, and all views
+    path = str(options.data.absolute())
+    return study.model_copy(
+        update={
+            "teacher": teacher.model_copy(update={"width": 1.0}),
+            "trial": study.trial.model_copy(update={"width": 1.0}),
+            "data": study.data.model_copy(update={"path": path, "limit": 2000}),
+            "materials": spec.MaterialsOptions(),
+        }
+    )
 
 
 def alternate(

@@ -27,6 +27,7 @@ from igkd_search import (
     launch,
     materials,
     progress,
+    registry,
     results,
     spec,
     study_file,
@@ -337,10 +338,8 @@ def test_an_unknown_study_is_named(igkd: Igkd, searched: Path) -> None:
     for command in ("status", "trials", "best"):
         assert "no study 'digits' at" in error_of(igkd(command, "digits", "--home", searched))
     found = error_of(igkd("run", "digit", "--home", searched))
-    assert (
-        "cifar10, cifar10_edge, cifar10_subset, digits" in found
-        and "in the storage (tiny)" in found
-    )
+    assert ", ".join(registry.shipped_studies()) in found
+    assert "in the storage (tiny)" in found
 
 
 def test_debug_shows_where_an_error_comes_from(igkd: Igkd) -> None:

@@ -70,7 +70,7 @@ def test_a_file_needs_no_suffix_but_must_be_there(tmp_path: Path) -> None:
         registry.find(str(tmp_path / "gone.toml"))
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10_edge", "cifar10_subset", "digits"])
+@pytest.mark.parametrize("name", sorted(registry.shipped_studies()))
 def test_a_shipped_study_is_found_by_its_name(name: str) -> None:
     assert registry.find(name).name == name == registry.name_of(name)
 
