@@ -42,3 +42,12 @@ def test_storage_ends_with_its_claim() -> None:
         ("postgresql", 1),
     ]
     assert all(load["overhead_ms"] > 0 and load["claim_ms"] > 0 for load in line["loads"])
+
+
+def test_alignment_ends_with_its_claim(tmp_path: Path) -> None:
+    line = ends_with("alignment.py", "--device", "cpu", "--output", str(tmp_path))
+    assert line["holds"] and line["kd_weight"] == 0.9
+    own, other = (line["accuracies"][targets] for targets in ("bank", "shuffled"))
+    assert own["0"] == other["0"], "without soft targets there is nothing to shuffle"
+    assert json.loads((tmp_path / "alignment.json").read_text())["accuracies"] == line["accuracies"]
+    assert (tmp_path / "alignment.png").read_bytes().startswith(b"\x89PNG")
