@@ -808,6 +808,8 @@ class Validation(Closed):
     """The complete trials of the search, of which this one was chosen."""
     loss: float | None = None
     calibration_error: float | None = None
+    epochs: int | None = Field(None, ge=1)
+    """The epochs of a trial of the search; trial.epochs are those of `reruns`."""
     reruns: list[Rerun] = []
     """The leading trials again, if they were: the one with the highest mean was chosen."""
 
