@@ -43,7 +43,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
         "alternating_flip": False,
         "ema_decay": 0.5,
     },
-    "search": {"trials": 2},
+    "search": {"trials": 2, "pruner": "none"},  # both trials are tried again
 }
 QUICK_BLOCKS = {"removed_blocks": {"low": 13, "high": 17, "step": 4}}
 
