@@ -44,7 +44,8 @@ class Dataset:
     """The training part of a source; row i is the same image in every bank.
 
     images uint8 (N, 3, H, W); labels int64 (N,); fit_rows and validation_rows are ascending,
-    disjoint and cover all N. `mean` and `sd` (3,) are those of the fit rows in [0, 1].
+    disjoint and cover all N. `mean` and `sd` (3,) are those of the fit rows in [0, 1], or 0 and 1
+    where images are not normalised.
     """
 
     images: Pixels
@@ -88,7 +89,7 @@ def load(data: spec.Data, home: Path) -> Dataset:
     kept, fit_rows, validation_rows, classes = _rows(labels, data, len(names))
     if len(kept) < len(labels):
         images, labels = images[kept], labels[kept]
-    mean, sd = _statistics(images, fit_rows)
+    mean, sd = _statistics(images, fit_rows) if data.normalise else _identity(images)
     return Dataset(
         images=images,
         labels=labels,
@@ -96,7 +97,7 @@ def load(data: spec.Data, home: Path) -> Dataset:
         validation_rows=validation_rows,
         classes=classes,
         views=_views(data, source),
-        fingerprint=_fingerprint(images, labels, fit_rows, validation_rows),
+        fingerprint=_fingerprint(data, images, labels, fit_rows, validation_rows),
         mean=mean,
         sd=sd,
         class_names=names or tuple(map(str, range(classes))),
@@ -156,12 +157,18 @@ def _views(data: spec.Data, source: Source) -> augment.Views:
     )
 
 
-def _fingerprint(*parts: NDArray[np.uint8] | NDArray[np.int64]) -> str:
-    found = hashlib.sha256()
+def _fingerprint(data: spec.Data, *parts: NDArray[np.uint8] | NDArray[np.int64]) -> str:
+    # how networks are shown the images is part of what they learn from
+    found = hashlib.sha256(b"" if data.normalise else b"in [0, 1]")
     for array in parts:
         found.update(f"{array.dtype}{array.shape}".encode())
         found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
+
+
+def _identity(images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    channels = images.shape[1]
+    return np.zeros(channels, np.float32), np.ones(channels, np.float32)
 
 
 def _statistics(

@@ -48,12 +48,14 @@ def export(
     home: Path,
     trial: int | None = None,
     reruns: Sequence[spec.Rerun] = (),
+    epochs: int | None = None,
 ) -> spec.Exported:
     """Write the winner or one trial to `output`, and `<stem>.teacher.safetensors` beside it.
 
-    Of `reruns` the first is the winner. The file is JSON where it is named so. StudyError when
-    there is no such trial or none has completed; MaterialError when the teacher's file under `home`
-    is another one, or is gone and the database has not kept it.
+    Of `reruns` the first is the winner. `epochs` are by default those of the search. The file is
+    JSON where it is named so. StudyError when there is no such trial or none has completed;
+    MaterialError when the teacher's file under `home` is another one, or is gone and the database
+    has not kept it.
     """
     row = _chosen(base, name, reruns[0].trial if reruns else trial)
     record = base.read_study(name)
@@ -63,7 +65,8 @@ def export(
     weights = _teacher_bytes(base, record.facts, home, name)
     searched = space.fields(study, row.parameters)
     decided = {"architecture": study.trial.architecture or study.teacher.architecture}
-    chosen = study.trial.model_copy(update=decided | searched)
+    longer = {} if epochs is None else {"epochs": epochs}
+    chosen = study.trial.model_copy(update=decided | searched | longer)
     teacher = study.teacher.model_copy(
         update={
             "checkpoint": teacher_file.name,
@@ -81,7 +84,7 @@ def export(
         materials=study.materials.model_copy(update=_targets(record.facts)),
         trial=chosen,
         provenance=_provenance(name, row, record.facts, study),
-        validation=_validation(base, name, row, record.facts, reruns),
+        validation=_validation(base, study, row, record.facts, reruns),
         search=study.search,
     )
     stated = exported.provenance.model_copy(update={"configuration": exported.digest()})
@@ -152,7 +155,7 @@ def _teacher_bytes(base: database.Database, facts: dict[str, Any], home: Path, n
 
 def _validation(
     base: database.Database,
-    name: str,
+    study: spec.Study,
     row: results.Row,
     facts: dict[str, Any],
     reruns: Sequence[spec.Rerun],
@@ -160,7 +163,7 @@ def _validation(
     assert row.accuracy is not None
     images = facts["rows"]["validation"]
     low, high = uncertainty.of_accuracy(row.accuracy, images)
-    found = results.rows(results.open_study(base, name))
+    found = results.rows(results.open_study(base, study.name))
     return spec.Validation(
         images=images,
         accuracy=row.accuracy,
@@ -169,6 +172,7 @@ def _validation(
         complete=len(results.answers(found)),
         loss=row.attributes.get("validation_loss"),
         calibration_error=row.attributes.get("calibration_error"),
+        epochs=study.trial.epochs,
         reruns=list(reruns),
     )
 
@@ -221,10 +225,14 @@ def _document(exported: spec.Exported, searched: set[str]) -> str:
 
 
 def _told(exported: spec.Exported) -> list[str]:
-    """What was tried again, a line each."""
-    found = exported.validation.reruns if exported.validation else []
-    lines = []
-    for each in found:
+    """What is trained longer than it was searched, and what was tried again, a line each."""
+    validation = exported.validation
+    if validation is None:
+        return []
+    lines, epochs = [], exported.trial.epochs
+    if validation.epochs not in (None, epochs):
+        lines.append(f"searched over {validation.epochs} epochs, to be trained over {epochs}")
+    for each in validation.reruns:
         lines.append(
             f"trial {each.trial}: {100 * each.searched:.2f} % in the search, "
             f"{amounts.spread(each.mean, each.sd)} % by "

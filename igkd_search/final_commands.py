@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -70,6 +71,14 @@ def export(
         int | None,
         typer.Option("--seeds", min=1, help="So many fresh seeds of each.  [default: 3]"),
     ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            min=1,
+            help="Train so long, with --top already; by default as long as the search did.",
+        ),
+    ] = None,
     gpus: GpusOption = None,
     workers_per_gpu: WorkersPerGpuOption = None,
     workers: WorkersOption = None,
@@ -98,11 +107,13 @@ def export(
             question = question_of(study, storage, home, data)
             order = order_of(study, question, None, storage, home, data, device)
             several = _crew(gpus, workers_per_gpu, workers, device)
-            reruns = _rerun(order, output, top, seeds, several, alone=not train_only)
+            wanted = _Again(top, seeds, epochs or question.trial.epochs)
+            reruns = _rerun(order, output, wanted, several, alone=not train_only)
             if train_only:
                 return
         base = open_storage(storage, home, read_only=True)
-        written = exporter.export(base, registry.name_of(study), output, home, trial, reruns)
+        name = registry.name_of(study)
+        written = exporter.export(base, name, output, home, trial, reruns, epochs)
         if format is Format.json:
             console.print_json(written.model_dump(mode="json", exclude_none=True))
         else:
@@ -168,11 +179,18 @@ def train(
             show(result, format, lambda found: final_tables.print_final(found, output))
 
 
+class _Again(NamedTuple):
+    """How many leading trials, by how many seeds, over how many epochs each."""
+
+    top: int
+    seeds: int
+    epochs: int
+
+
 def _rerun(
     order: crew.Order,
     output: Path,
-    top: int,
-    seeds: int,
+    wanted: _Again,
     several: crew.Crew | None,
     *,
     alone: bool,
@@ -184,17 +202,25 @@ def _rerun(
 
         record, _ = registry.stored(base, order.name)
         runs = order.home / "checkpoints" / registry.reruns_of(record)
-        command = ["export", order.study, "-o", str(output), "--top", str(top)]
-        command += ["--seeds", str(seeds), *_shared(order.home, order.data, order.device)]
-        epochs = top * seeds * order.question.trial.epochs
+        command = ["export", order.study, "-o", str(output)]
+        for option, value in wanted._asdict().items():
+            command += [f"--{option}", str(value)]
+        command += _shared(order.home, order.data, order.device)
         with order.in_environment():
-            _together(command, several, order.logs, runs, epochs)
+            _together(command, several, order.logs, runs, math.prod(wanted))
     with stages.display(["start", *STAGES[1:-1], "students"]):
         with stages.stage("start", note="loading"):
             from igkd_search import reruns
-        rows = reruns.leading(base, order.name, top)
+        rows = reruns.leading(base, order.name, wanted.top)
         return reruns.rerun(
-            base, order.question, rows, seeds, order.home, order.device, alone=alone
+            base,
+            order.question,
+            rows,
+            wanted.seeds,
+            order.home,
+            order.device,
+            epochs=wanted.epochs,
+            alone=alone,
         )
 
 

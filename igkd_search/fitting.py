@@ -207,7 +207,8 @@ class _State:
     def rate_of(self, step: int) -> float:
         recipe = self.recipe
         total = self.steps * recipe.epochs
-        return optimizers.learning_rate(recipe.learning_rate, recipe.warmup, step, total)
+        peak, warmup = recipe.learning_rate, recipe.warmup
+        return optimizers.learning_rate(peak, warmup, step, total, recipe.schedule)
 
     def set_rate(self, step: int) -> None:
         # a float, not a tensor: the fused step is never compiled, and takes it as an argument

@@ -56,13 +56,22 @@ OPTIMIZERS: dict[str, Callable[[list[Group], float, float], torch.optim.Optimize
 """Name -> (parameter groups, learning rate, momentum) -> optimizer."""
 
 
-def learning_rate(peak: float, warmup: float, step: int, steps: int) -> float:
-    """The rate of `step` in [0, steps): linear over a share `warmup`, then a cosine to zero."""
+def learning_rate(
+    peak: float, warmup: float, step: int, steps: int, schedule: str = "cosine"
+) -> float:
+    """The rate of `step` in [0, steps): linear over a share `warmup`, then as SCHEDULES has it."""
     warming = round(warmup * steps)
     if step < warming:
         return peak * (step + 1) / warming
-    share = (step - warming) / max(steps - warming, 1)
-    return peak * 0.5 * (1 + math.cos(math.pi * share))
+    return peak * SCHEDULES[schedule]((step - warming) / max(steps - warming, 1))
+
+
+def _cosine(share: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * share))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda share: 1.0, "cosine": _cosine}
+"""Name -> share of the steps after the warm-up, in [0, 1] -> share of the peak rate."""
 
 
 class Average:

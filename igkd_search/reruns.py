@@ -1,7 +1,8 @@
 """The leading trials of a search once more, on the same split with fresh seeds.
 
 The highest of many noisy accuracies is high partly by luck. Each leading configuration is trained
-again as its trial was, and their means, which nobody has chosen by yet, say which is exported.
+again as its trial was, or by a longer schedule, and their means, which nobody has chosen by yet,
+say which is exported.
 """
 
 import logging
@@ -52,17 +53,22 @@ def rerun(
     home: Path,
     device: str | None = None,
     *,
+    epochs: int | None = None,
     alone: bool = True,
 ) -> list[spec.Rerun]:
     """Train each of these trials with so many fresh seeds; what is trained already stands.
+
+    `epochs` are by default those of the search; a longer schedule is as complete as its own.
 
     Returns them with the highest mean first, of equal ones the higher in the search. Empty where
     this is not `alone` and has trained its share.
     """
     shared = launch.prepare(base, study, home, device=device, register=False)
-    planned = len(rows) * seeds * study.trial.epochs
+    epochs = epochs or study.trial.epochs
+    planned = len(rows) * seeds * epochs
     stock = training.Stock.of(shared, study, devices.choose(device), planned_epochs=planned)
-    wanted = _runs(study, rows, seeds, folder_of(base, study.name, home))
+    folder = folder_of(base, study.name, home)
+    wanted = [[_run(study, row, index, epochs, folder) for index in range(seeds)] for row in rows]
     every = [run for of_trial in wanted for run in of_trial]
     try:
         runs.train_all(every, lambda run: runs.Bench(stock), alone=alone)
@@ -84,15 +90,9 @@ def rerun(
     return sorted(found, key=lambda each: -each.mean)
 
 
-def _runs(
-    study: spec.Study, rows: Sequence[results.Row], seeds: int, folder: Path
-) -> list[list[runs.Run]]:
-    return [[_run(study, row, index, folder) for index in range(seeds)] for row in rows]
-
-
-def _run(study: spec.Study, row: results.Row, index: int, folder: Path) -> runs.Run:
+def _run(study: spec.Study, row: results.Row, index: int, epochs: int, folder: Path) -> runs.Run:
     assert row.slot is not None
-    config = space.decide(study, row.parameters)
+    config = space.decide(study, row.parameters).model_copy(update={"epochs": epochs})
     seed = spec.trial_seed(study.search.seed, row.slot, f"rerun-{index}")
     label = f"trial {row.number}, seed {index + 1}"
     asked = (config.model_dump(mode="json"), seed)

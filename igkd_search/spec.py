@@ -32,6 +32,7 @@ from igkd_search.errors import StudyError
 
 Source = Literal["arrays", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "svhn"]
 Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine"]
 Sampler = Literal["cmaes", "gp", "grid", "nsga2", "qmc", "random", "tpe"]
 Pruner = Literal["asha", "hyperband", "median", "none", "patient", "percentile", "threshold"]
 Objective = Literal["accuracy", "latency_ms"]
@@ -99,6 +100,8 @@ class Data(Closed):
     """Crops move by up to this many pixels; by default what is legal for the source."""
     flip: bool | None = None
     """Whether images may be mirrored; by default what is legal for the source."""
+    normalise: bool = True
+    """Whether networks see (image - mean) / sd of the fit rows' colours, or the image in [0, 1]."""
 
     @property
     def mirrored(self) -> bool:
@@ -135,7 +138,9 @@ class Recipe(Closed):
     batch_size: int = Field(64, ge=2)
     optimizer: Optimizer = "sgd"
     learning_rate: float = Field(0.05, gt=0)
-    """Peak rate; linear warm-up, then cosine to zero."""
+    """Peak rate, after a linear warm-up."""
+    schedule: Schedule = "cosine"
+    """What follows the warm-up: a cosine to zero, or the peak rate to the end (constant)."""
     warmup: float = Field(0.2, ge=0, lt=1)
     """Share of all steps spent warming up."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -519,7 +524,20 @@ class Run(Closed):
 
     def faults(self) -> list[str]:
         """Combinations that mean nothing, one line each with the reason and what to type."""
-        return [*self._faults_of_flips(), *self._faults_of_attention(), *self._faults_of_prefix()]
+        return [
+            *self._faults_of_baseline(),
+            *self._faults_of_flips(),
+            *self._faults_of_attention(),
+            *self._faults_of_prefix(),
+        ]
+
+    def _faults_of_baseline(self) -> list[str]:
+        if self.data.normalise or self.overlays.baseline != "mean":
+            return []
+        return [
+            "overlays.baseline = 'mean': with data.normalise = false no mean colour is taken; type "
+            'baseline = "black", or "blur"'
+        ]
 
     def _faults_of_flips(self) -> list[str]:
         sections = {"teacher": self.teacher.alternating_flip}
@@ -790,6 +808,8 @@ class Validation(Closed):
     """The complete trials of the search, of which this one was chosen."""
     loss: float | None = None
     calibration_error: float | None = None
+    epochs: int | None = Field(None, ge=1)
+    """The epochs of a trial of the search; trial.epochs are those of `reruns`."""
     reruns: list[Rerun] = []
     """The leading trials again, if they were: the one with the highest mean was chosen."""
 

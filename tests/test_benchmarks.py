@@ -61,3 +61,12 @@ def test_search_ends_with_its_claim_and_the_same_command_goes_on(tmp_path: Path)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*.json")}
     assert ends_with("search.py", *options) == line
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*.json")}
+
+
+def test_alignment_ends_with_its_claim(tmp_path: Path) -> None:
+    line = ends_with("alignment.py", "--device", "cpu", "--output", str(tmp_path))
+    assert line["holds"] and line["kd_weight"] == 0.9
+    own, other = (line["accuracies"][targets] for targets in ("bank", "shuffled"))
+    assert own["0"] == other["0"], "without soft targets there is nothing to shuffle"
+    assert json.loads((tmp_path / "alignment.json").read_text())["accuracies"] == line["accuracies"]
+    assert (tmp_path / "alignment.png").read_bytes().startswith(b"\x89PNG")

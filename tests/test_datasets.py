@@ -131,6 +131,16 @@ def test_the_fingerprint_follows_pixels_labels_and_split_but_not_the_path(
     assert len({before, pixel, label, split, share}) == 5
 
 
+def test_without_normalisation_networks_see_pixels_in_the_unit_interval(folder: Path) -> None:
+    usual, plain = (load(arrays(folder, normalise=on), NOWHERE) for on in (True, False))
+    reader = reader_of(plain, CPU)
+    rows = torch.arange(9)
+    seen = reader.unaugmented(rows)
+    assert torch.equal(seen, torch.tensor(plain.images[:9]).float() / 255)
+    # a teacher that saw the one must never answer for the other
+    assert plain.fingerprint != usual.fingerprint
+
+
 def test_a_search_does_not_open_the_test_arrays(folder: Path) -> None:
     # bytes that no reader accepts: had they been read, this would fail
     before = load(arrays(folder), NOWHERE).fingerprint

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from igkd_search import cli, study_file
+from igkd_search import cli, spec, study_file
 
 Type = Callable[..., Result]
 
@@ -59,6 +59,23 @@ def test_leading_trials_are_tried_again_and_compared(type_: Type, tmp_path: Path
     validation = study_file.read_exported(path).validation
     assert validation is not None and len(validation.reruns) == 2
     assert "--top" not in found.stdout
+
+
+def test_the_winner_may_be_trained_longer_than_it_was_searched(
+    type_: Type, study: spec.Study, tmp_path: Path
+) -> None:
+    path, longer = tmp_path / "best.toml", study.trial.epochs + 1
+    words = ["export", "tiny", "-o", str(path), "--epochs", str(longer)]
+    found = type_(*words)
+    assert f"{longer}; the search trained {study.trial.epochs}" in found.stdout
+    written = study_file.read_exported(path)
+    assert written.trial.epochs == longer and not written.is_edited
+    assert f"# searched over {study.trial.epochs} epochs, to be trained over {longer}" in (
+        path.read_text()
+    )
+    assert type_(*words, "--top", "2", "--seeds", "1").exit_code == 0
+    records = [json.loads(each.read_text()) for each in tmp_path.rglob("trial-*/*/run.json")]
+    assert [len(each["records"]) for each in records] == [longer, longer]
 
 
 def test_a_trial_and_the_top_exclude_each_other(type_: Type, tmp_path: Path) -> None:

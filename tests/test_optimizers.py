@@ -78,6 +78,15 @@ def test_without_warm_up_the_first_step_has_the_peak() -> None:
     assert optimizers.learning_rate(0.8, 0.0, 0, 7) == 0.8
 
 
+def test_a_constant_rate_stays_at_the_peak() -> None:
+    rates = [optimizers.learning_rate(0.8, 0.2, step, 10, "constant") for step in range(10)]
+    assert rates == [pytest.approx(0.4), *[0.8] * 9]
+
+
+def test_the_schedules_are_those_that_a_recipe_may_name() -> None:
+    assert set(get_args(spec.Schedule)) == set(optimizers.SCHEDULES)
+
+
 # --- the moving average
 
 

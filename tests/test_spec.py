@@ -28,15 +28,15 @@ TRIAL = (
     "alternating_flip, architecture, attention_weight, batch_size, cutout, ema_decay, epochs, "
     "initialisation, kd_weight, label_smoothing, learning_rate, momentum, optimizer, "
     "overlay_exponent_max, overlay_probability, overlay_strength, removed_blocks, resolution, "
-    "temperature, warmup, weight_decay, width"
+    "schedule, temperature, warmup, weight_decay, width"
 )
 TEACHER = (
     "alternating_flip, architecture, batch_size, checkpoint, checkpoint_sha256, cutout, "
     "ema_decay, epochs, label_smoothing, learning_rate, minimum_accuracy, momentum, optimizer, "
-    "seed, warmup, weight_decay, width"
+    "schedule, seed, warmup, weight_decay, width"
 )
 SOURCES = "arrays, cifar10, cifar100, digits, fashion_mnist, folder, svhn"
-DATA = "classes, flip, image_size, limit, path, seed, shift, source, validation"
+DATA = "classes, flip, image_size, limit, normalise, path, seed, shift, source, validation"
 SEARCH = (
     "checkpoint_every, from, from_trials, hours, latency_budget_ms, max_attempts, min_speedup, "
     "objectives, patience, priority, pruner, pruner_options, sampler, sampler_options, seed, "
@@ -468,6 +468,22 @@ def test_the_question_of_the_paper_begins_with_its_choice(name: str) -> None:
     assert (start["temperature"], start["kd_weight"]) == (2.5, 0.01)
 
 
+def test_the_study_of_the_paper_is_its_recipe() -> None:
+    study = study_file.read_study(STUDIES / "paper.toml")
+    for recipe in (study.teacher, study.trial):
+        assert (recipe.optimizer, recipe.learning_rate, recipe.schedule) == (
+            "adam",
+            1e-3,
+            "constant",
+        )
+        assert (recipe.batch_size, recipe.epochs) == (64, 100)
+        assert (recipe.warmup, recipe.weight_decay, recipe.ema_decay) == (0, 0, 0)
+    assert not study.data.normalise and study.overlays.baseline == "black"
+    assert study.overlays.control == study.materials.targets == "shuffled"
+    assert (study.trial.temperature, study.trial.overlay_probability) == (2.5, 0.1)
+    assert study.search.start == [{"kd_weight": 0.01}]
+
+
 def test_the_readme_names_every_shipped_study() -> None:
     told = (STUDIES.parent / "README.md").read_text()
     assert [path.name for path in STUDIES.glob("*.toml") if f"  {path.name} " not in told] == []
@@ -711,6 +727,11 @@ def test_images_are_mirrored_where_that_leaves_their_class_as_it_is(source: str)
             {**CIFAR, BOTH: {"choices": [False, True]}, "materials__views": 4},
             "trial.alternating_flip: materials.views = 4 restricts each image to views whose "
             "flips are drawn once; leave one of them out",
+        ),
+        (
+            {"data__normalise": False},
+            "overlays.baseline = 'mean': with data.normalise = false no mean colour is taken; type "
+            'baseline = "black", or "blur"',
         ),
         (
             {"trial__attention_weight": 0.5, "trial__architecture": "resnet18"},
