@@ -20,13 +20,19 @@ Accuracies = Mapping[str, Sequence[float]]
 
 
 def summarise(
-    accuracies: Accuracies, *, images: int, tuned: int | None, winner: str | None = None
+    accuracies: Accuracies,
+    *,
+    images: int,
+    tuned: int | None,
+    winner: str | None = None,
+    chosen: bool = True,
 ) -> dict[str, Any]:
     """All that the test accuracies of the arms say, as plain JSON; docs/ablation.md has every key.
 
     Accuracies are shares of 1, one a seed, in the same order of seeds in every arm; an arm is its
     parts joined by +, each with its control after a colon. `images` are those of the test set,
-    `tuned` the trials of each arm's own search, and None where all use the settings of `winner`.
+    `tuned` the trials of each arm's own search, and None where all use the settings of `winner`,
+    which were `chosen` among those of several trials, or fixed before the only one.
     """
     assert accuracies and all(accuracies.values()), accuracies
     reference = "baseline" if "baseline" in accuracies else next(iter(accuracies))
@@ -38,6 +44,7 @@ def summarise(
         "level": comparison.LEVEL,
         "tuned": tuned,
         "winner": winner,
+        "chosen": chosen,
         "arms": {
             arm: {"accuracies": list(values), **comparison.described(values)}
             for arm, values in accuracies.items()

@@ -173,6 +173,11 @@ def _settings(found: Mapping[str, Any]) -> str:
             f"{amounts.several(found['tuned'], 'trial')} over the parameters it has; all train for "
             "the same epochs."
         )
+    if not found["chosen"]:
+        return (
+            "All arms use the same settings, which were fixed before any of them was trained and "
+            "may suit one better than another. --tune-arms N gives each its own."
+        )
     winner = found["winner"]
     whose = f"were found for {winner or 'one of them'}: that favours {winner or 'this one'}"
     return f"All arms use the winner's settings, which {whose}. --tune-arms N gives each its own."

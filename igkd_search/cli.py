@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,28 +127,43 @@ def run(
         show(results.summary(base, question.name), format, tables.print_summary)
 
 
+class Part(StrEnum):
+    """What `igkd prepare --only` may stop after."""
+
+    teacher = "teacher"
+
+
 @app.command()
 def prepare(
     study: StudyArgument,
+    only: Annotated[
+        Part | None, typer.Option("--only", help="Stop after this; the same without it goes on.")
+    ] = None,
     trials: TrialsOption = None,
     storage: StorageOption = None,
     home: HomeOption = HOME,
     data: DataOption = None,
     device: DeviceOption = None,
+    format: FormatOption = Format.table,
 ) -> None:
     """Build the materials only."""
-    with reporting(study), stages.display(STAGES[:-1]):
-        with stages.stage("start", note="loading"):
-            check_home(home)
-            question = question_of(study, storage, home, data)
-            from igkd_search import launch, spec
+    with reporting(study):
+        with stages.display(STAGES[:-1] if only is None else STAGES[:2]):
+            with stages.stage("start", note="loading"):
+                check_home(home)
+                question = question_of(study, storage, home, data)
+                from igkd_search import launch, spec
 
-            if trials is not None:
-                spec.check_budget(question, trials)
+                if trials is not None:
+                    spec.check_budget(question, trials)
 
-            found = launch.check(question, home, open_if_there(storage, home), device)
-            base = open_storage(storage, home)
-        launch.prepare(base, question, home, trials, data=found, device=device)
+                found = launch.check(question, home, open_if_there(storage, home), device)
+                base = open_storage(storage, home)
+            if only is None:
+                facts = launch.prepare(base, question, home, trials, found, device).facts()
+            else:
+                facts = launch.teach(base, question, home, found, device).facts()
+        show({"study": question.name, **facts}, format, tables.print_prepared)
 
 
 @app.command("trials")

@@ -142,8 +142,15 @@ def _ablation(
     if len(told) == 1:
         return None
     accuracies = {name: [each["accuracy"] for each in arm["seeds"]] for name, arm in told.items()}
-    winner = str(arms.of(workshop.plan.exported))
-    found = ablation.summarise(accuracies, images=images, tuned=workshop.plan.tune, winner=winner)
+    exported = workshop.plan.exported
+    validation = exported.validation
+    found = ablation.summarise(
+        accuracies,
+        images=images,
+        tuned=workshop.plan.tune,
+        winner=str(arms.of(exported)),
+        chosen=validation is None or validation.complete > 1,
+    )
     found["words"]["limits"] += _exceptions(workshop)
     return found
 

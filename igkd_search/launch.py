@@ -28,6 +28,7 @@ from igkd_search import (
     searches,
     slots,
     spec,
+    teacher,
     training,
     users,
     warm_start,
@@ -213,6 +214,26 @@ def prepare(
     # until the study names its entries in the database, nobody may prune them
     with users.using(home / "vault"):
         return _prepare(base, study, home, trials, data, chosen, register)
+
+
+def teach(
+    base: database.Database,
+    study: spec.Study,
+    home: Path,
+    data: datasets.Dataset | None = None,
+    device: str | None = None,
+) -> teacher.Teacher:
+    """Train or find the teacher alone and keep it in the database; `prepare` goes on from there.
+
+    The study is not registered by it, so its file can still be changed. Errors as of `prepare`.
+    """
+    chosen = devices.choose(device)
+    with users.using(home / "vault"):
+        registry.check_question(base, study)
+        data = data if data is not None else datasets.load(study.data, home)
+        kept_at = keeper.Keeper.of(base, study.name)
+        keeper.check_same(study.name, kept_at.known, {"data": data.fingerprint})
+        return materials.teach(study, home, chosen, data, kept_at)
 
 
 def _prepare(

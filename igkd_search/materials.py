@@ -153,6 +153,35 @@ def _check_cutouts(study: spec.Run, shape: tuple[int, int, int]) -> None:
             )
 
 
+def teach(
+    study: spec.Run,
+    home: Path,
+    device: torch.device,
+    data: datasets.Dataset | None = None,
+    keeper: teacher.Keeper | None = None,
+) -> teacher.Teacher:
+    """Train or find the teacher alone, as `prepare` does, which goes on from there."""
+    data, store, _ = _begin(study, home, device, data, keeper)
+    return teacher.obtain(study.teacher, data, store, device, keeper)
+
+
+def _begin(
+    study: spec.Run,
+    home: Path,
+    device: torch.device,
+    data: datasets.Dataset | None,
+    keeper: teacher.Keeper | None,
+) -> tuple[datasets.Dataset, vault.Vault, int]:
+    """Data, vault and CPU threads, once all is known to be right that can be before training."""
+    check(study, keeper)
+    data = data if data is not None else datasets.load(study.data, home)
+    check_images(study, data)
+    threads = devices.use_threads(data.image_shape)
+    if device.type == "cpu":
+        memory.keep_freed()
+    return data, vault.Vault(home / "vault"), threads
+
+
 def prepare(
     study: spec.Run,
     home: Path,
@@ -168,13 +197,7 @@ def prepare(
     `judge` of these figures has them measured first, before hours go into teacher and banks.
     StudyError, DataError or MaterialError say what is wrong; finished parts are kept.
     """
-    check(study, keeper)
-    data = data if data is not None else datasets.load(study.data, home)
-    check_images(study, data)
-    threads = devices.use_threads(data.image_shape)
-    if device.type == "cpu":
-        memory.keep_freed()
-    store = vault.Vault(home / "vault")
+    data, store, threads = _begin(study, home, device, data, keeper)
     timed, table = _timed(study, data), None
     if judge is not None:
         table = _latency_table(timed, data.image_shape, store, measured or {})

@@ -33,7 +33,7 @@ LARGE: Mapping[str, Any] = {
     "learning_rate": (1e-2, 1.0, 0.2),
     "trials": 100,
 }
-"""The recipe of studies/cifar10.toml, for GPUs."""
+"""A recipe for tens of thousands of images, on GPUs."""
 SAYS: Mapping[str, str] = {
     "digits": "1,797 handwritten digits of 8x8 pixels, from scikit-learn: minutes on two cores",
     "cifar10": "50,000 colour images of 32x32 pixels, downloaded once; meant for GPUs",

@@ -208,6 +208,12 @@ def _as_local(moment: str) -> str:
         return moment
 
 
+def print_prepared(facts: Mapping[str, Any]) -> None:
+    """Say how good the teacher is that a study's materials are made of."""
+    accuracy = facts["teacher_accuracy"]
+    console.print_note(f"the teacher reaches {accuracy:.2%} on the validation images")
+
+
 def print_materials(
     found: "inventory.Inventory", removed: "Sequence[inventory.Entry] | None" = None
 ) -> None:

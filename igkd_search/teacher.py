@@ -57,6 +57,10 @@ class Teacher:
     digest: str
     """sha256 of the weights file."""
 
+    def facts(self) -> dict[str, Any]:
+        """What is known of it, as plain JSON."""
+        return {"teacher_accuracy": self.accuracy, "fingerprints": {"teacher": self.digest}}
+
 
 class Classification:
     """The task of learning labels from random views of some rows, by cross entropy."""

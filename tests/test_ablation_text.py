@@ -83,6 +83,7 @@ def test_one_seed_is_said_once() -> None:
         ({"tuned": 20}, "from a search of 20 trials over the parameters it has"),
         ({}, "which were found for one of them: that favours this one"),
         ({"winner": "kd+ig"}, "which were found for kd+ig: that favours kd+ig"),
+        ({"winner": "kd+ig", "chosen": False}, "which were fixed before any of them was trained"),
     ],
 )
 def test_whose_settings_they_are(changes: dict[str, Any], said: str) -> None:

@@ -486,6 +486,20 @@ def test_the_device_that_is_typed_counts_before_the_environment(
         assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize("only", [[], ["--only", "teacher"]])
+def test_a_preparation_says_what_it_has_made(
+    igkd: Igkd, arrays: Path, home: Path, tmp_path: Path, only: list[str]
+) -> None:
+    study = tiny.write_study(tmp_path / "study.toml", arrays)
+    kinds = ["teacher", "overlays", "targets", "latency", "onnx"]
+    mine = tiny.copy_entries(home, tmp_path / "home", *kinds)
+    shown = igkd("prepare", study, *only, "--home", mine)
+    assert shown.exit_code == 0 and shown.stdout == "" and "the teacher reaches" in shown.stderr
+    found = json.loads(igkd("prepare", study, *only, "--home", mine, "-f", "json").stdout)
+    assert found["study"] == "tiny" and found["teacher_accuracy"] > 0.5
+    assert ("map_fidelity" in found) == (not only)
+
+
 def test_environment_and_options_name_the_storage(
     igkd: Igkd, searched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,6 +287,31 @@ def test_an_interrupted_search_goes_on_and_its_time_counts(
     assert (row.state, row.epochs, row.attempts) == ("complete", 2, 2)
 
 
+def test_a_teacher_alone_is_what_the_whole_preparation_goes_on_from(
+    study: spec.Study,
+    shared: materials.Materials,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fresh = tiny.copy_entries(home, tmp_path / "home", "overlays", "targets", "latency", "onnx")
+    before = listing(fresh)
+    base = database.connect(f"sqlite:///{tmp_path / 'igkd.db'}")
+    alone = launch.teach(base, study, fresh)
+    assert alone.facts() == {
+        "teacher_accuracy": shared.teacher.accuracy,
+        "fingerprints": {"teacher": shared.teacher.digest},
+    }
+    made = {path.relative_to(fresh).parts[1] for path in {*listing(fresh)} - {*before}}
+    assert "teacher" in made and not made & {"overlays", "targets", "latency", "onnx"}
+    assert base.read_study("tiny") is None
+    monkeypatch.setattr(fitting, "fit", no_training)
+    assert launch.teach(base, study, fresh).digest == alone.digest
+    launch.prepare(base, study, fresh)
+    assert facts_of(base)["teacher_accuracy"] == alone.accuracy
+    base.close()
+
+
 def test_latency_is_measured_once_for_all_trials_of_a_study(
     base: database.Database, study: spec.Study, mine: Path
 ) -> None:

@@ -484,6 +484,21 @@ def test_the_study_of_the_paper_is_its_recipe() -> None:
     assert study.search.start == [{"kd_weight": 0.01}]
 
 
+def test_the_studies_of_cifar10_share_one_teacher() -> None:
+    names = ["cifar10", "cifar10_compression", "cifar10_edge"]
+    found = [study_file.read_study(STUDIES / f"{name}.toml") for name in names]
+    assert all(study.teacher == found[0].teacher for study in found)
+    assert all(study.data == found[0].data for study in found)
+
+
+@pytest.mark.parametrize("name", ["cifar10_teacher", "cifar10_recipe"])
+def test_a_search_for_a_recipe_has_no_distillation_in_it(name: str) -> None:
+    study = study_file.read_study(STUDIES / f"{name}.toml")
+    for field in ("kd_weight", "overlay_probability", "attention_weight"):
+        assert study.ends_of(field) == [0.0]
+    assert study.trial.removed_blocks == {"cifar10_teacher": 0, "cifar10_recipe": 5}[name]
+
+
 def test_the_readme_names_every_shipped_study() -> None:
     told = (STUDIES.parent / "README.md").read_text()
     assert [path.name for path in STUDIES.glob("*.toml") if f"  {path.name} " not in told] == []
