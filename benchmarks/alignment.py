@@ -13,9 +13,7 @@ import concurrent.futures
 import json
 import multiprocessing
 import statistics
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -52,7 +50,7 @@ def main() -> None:
     options = _arguments()
     study, repeats = _study(options), 1 if options.quick else options.repeats
     weights = (0.0, 0.9) if options.quick else WEIGHTS
-    with _home(options.home) as home:
+    with measure.home(options.home) as home:
         # once, before several look for it; maps are not laid here
         shared = materials.prepare(study, home, torch.device(options.device))
         found = _accuracies(_points(weights, repeats), study, home, options)
@@ -82,15 +80,6 @@ def _study(options: argparse.Namespace) -> spec.Study:
         teacher = teacher.model_copy(update={"epochs": 6, "minimum_accuracy": 0.0})
     changed = {"trial": trial, "overlays": overlays, "data": data, "teacher": teacher}
     return study.model_copy(update=changed)
-
-
-@contextmanager
-def _home(home: Path | None) -> Iterator[Path]:
-    if home is not None:
-        yield home
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
 
 
 def _points(weights: tuple[float, ...], repeats: int) -> list[Point]:

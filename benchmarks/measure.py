@@ -7,8 +7,10 @@ repeat by repeat and the median is the claim. Nothing else may run on the machin
 import argparse
 import json
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,16 @@ def parser(description: str) -> argparse.ArgumentParser:
 def arguments(description: str) -> argparse.Namespace:
     """The options that all benchmarks have."""
     return parser(description).parse_args()
+
+
+@contextmanager
+def home(folder: Path | None) -> Iterator[Path]:
+    """The home folder that was asked for, which is kept, or one for the time of the body."""
+    if folder is not None:
+        yield folder.absolute()
+        return
+    with tempfile.TemporaryDirectory() as own:
+        yield Path(own)
 
 
 def size_of(options: argparse.Namespace) -> str:

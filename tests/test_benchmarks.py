@@ -44,6 +44,25 @@ def test_storage_ends_with_its_claim() -> None:
     assert all(load["overhead_ms"] > 0 and load["claim_ms"] > 0 for load in line["loads"])
 
 
+def test_search_ends_with_its_claim_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    few = ["--device", "cpu", "--trials", "2", "--methods", "random", "tpe-hyperband"]
+    options = [*few, "--home", str(tmp_path / "home"), "--output", str(tmp_path / "output")]
+    line = ends_with("search.py", *options)
+    assert line["target"] == 4 and line["n"] == 1
+    random, ours = line["methods"]["random"], line["methods"]["tpe-hyperband"]
+    assert random["trials"] == [{"complete": 2}] and random["reached"] == 1
+    assert (line["ratio"] is None) == (ours["epochs_needed"] == [None])
+    told = json.loads((tmp_path / "output" / "search-digits.json").read_text())
+    # a curve rises, and all methods have spent the same
+    assert told["epochs_spent"] == {"random": [line["epochs"]], "tpe-hyperband": [line["epochs"]]}
+    for curves in told["curves"].values():
+        assert all(curve == sorted(curve) for curve in curves)
+    assert (tmp_path / "output" / "search-digits.png").stat().st_size > 0
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*.json")}
+    assert ends_with("search.py", *options) == line
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*.json")}
+
+
 def test_alignment_ends_with_its_claim(tmp_path: Path) -> None:
     line = ends_with("alignment.py", "--device", "cpu", "--output", str(tmp_path))
     assert line["holds"] and line["kd_weight"] == 0.9
