@@ -29,6 +29,7 @@ from igkd_search import (
     materials,
     memory,
     models,
+    registry,
     spec,
     training,
 )
@@ -734,3 +735,28 @@ def test_attention_of_a_lower_resolution_compares_the_same_block(
     distance = losses.attention_loss(student.maps(images), theirs).item()
     paid = task.loss(student, batch) - without.loss(student, batch)
     assert paid.item() == pytest.approx(0.3 * distance, abs=1e-5)
+
+
+def test_what_the_papers_code_does_is_a_training_of_ours(
+    arrays: Path, home: Path, tmp_path: Path
+) -> None:
+    paper = registry.find("paper")
+    tables = {
+        "data": {"normalise": False},
+        "overlays": {"steps": 2, "baseline": "black", "control": "shuffled"},
+        "materials": {"targets": "shuffled"},
+        "trial": {
+            **paper.trial.model_dump(exclude_none=True),
+            **{"epochs": 2, "removed_blocks": tiny.REMOVED_BLOCKS, "width": tiny.WIDTH},
+        },
+    }
+    study = tiny.study(arrays, **tables)
+    shared = materials.prepare(study, tiny.copy_entries(home, tmp_path, "onnx"), CPU)
+    stock = training.Stock.of(shared, study, CPU)
+    seen = stock.reader.unaugmented(torch.arange(5))
+    assert seen.min() >= 0 and seen.max() <= 1
+    assert stock.taught_by is not None
+    assert not (stock.taught_by == torch.arange(tiny.TRAIN)).any(), "of another image, all of them"
+    records = run(study.trial, stock)
+    assert [record.learning_rate for record in records] == [1e-3, 1e-3]
+    assert all(record.accuracy == record.raw_accuracy for record in records), "no average"
