@@ -13,6 +13,7 @@ tiny copy of the study, and shows only that they can be taken.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -28,6 +29,8 @@ from agenda_steps import ROOT, STEPS, Asked, Command
 
 GRACE_SECONDS = 45  # workers finish their epoch for 20 s, and are given another 10
 KEPT = "agenda.jsonl"
+LEFT = (130, -signal.SIGINT, -signal.SIGKILL)
+"""The exit codes of who was interrupted, or killed for not leaving."""
 
 
 def main() -> int:
@@ -80,36 +83,39 @@ def take(commands: list[Command], deadline: float) -> tuple[dict[str, Any], str]
     """
     figures: dict[str, Any] = {}
     for command in commands:
+        if time.monotonic() >= deadline:
+            return figures, "stopped"
         print(f"$ {shlex.join(['python', *command.words[1:]])}", file=sys.stderr, flush=True)
-        code, output = run(command.words, deadline)
-        if code:
+        code, output, interrupted = run(command.words, deadline)
+        # asked to leave, igkd does so with 0, or with 130 where it was still beginning
+        if code and not (interrupted and code in LEFT):
             return figures, "failed"
         found = printed(output)
         if found is not None:
             figures |= command.read(found)
-        if code is None:
+        if interrupted:
             return figures, "stopped"
     return figures, "finished"
 
 
-def run(words: list[str], deadline: float) -> tuple[int | None, str]:
-    """A command's exit code, None when it was asked to leave before its end, and its output."""
+def run(words: list[str], deadline: float) -> tuple[int, str, bool]:
+    """A command's exit code, its output, and whether it was asked to leave before its end."""
     # a session of its own: Ctrl-C must reach it once, through us
     child = subprocess.Popen(
         words, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment()
     )
     try:
         output, _ = child.communicate(timeout=max(deadline - time.monotonic(), 0.0))
-        return child.returncode, output
+        return child.returncode, output, False
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         child.send_signal(signal.SIGINT)
     try:
         output, _ = child.communicate(timeout=GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
         print("it did not leave in time and is killed", file=sys.stderr)
         child.kill()
         output, _ = child.communicate()
-    return None, output
+    return child.returncode, output, True
 
 
 def environment() -> dict[str, str]:
@@ -132,15 +138,22 @@ def kept(line: dict[str, Any], home: Path) -> dict[str, Any]:
     """The line, written down, with the seconds of all times this step was taken until it ended."""
     home.mkdir(parents=True, exist_ok=True)
     file = home / KEPT
-    before = [json.loads(each) for each in file.read_text().splitlines()] if file.exists() else []
-    same = [
-        each for each in before if (each["step"], each["quick"]) == (line["step"], line["quick"])
-    ]
+    step = line["step"], line["quick"]
+    same = [each for each in lines(file) if (each["step"], each["quick"]) == step]
     ended = next((place for place, each in enumerate(same) if each["finished"]), len(same))
     spent = sum(each["seconds"] for each in [*same, line][: ended + 1])
     found = {**line, "seconds_until_finished": round(spent, 1)}
     with file.open("a") as written:
         written.write(json.dumps(found) + "\n")
+    return found
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """The lines kept so far; not one that a kill has cut off."""
+    found = []
+    for text in file.read_text().splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(text))
     return found
 
 

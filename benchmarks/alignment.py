@@ -48,6 +48,7 @@ class Point(NamedTuple):
 
 def main() -> None:
     options = _arguments()
+    measure.use_one_thread()
     study, repeats = _study(options), 1 if options.quick else options.repeats
     weights = (0.0, 0.9) if options.quick else WEIGHTS
     with measure.home(options.home) as home:
@@ -101,8 +102,7 @@ def _accuracies(
     with concurrent.futures.ProcessPoolExecutor(options.workers, context) as pool:
         plain = study.model_dump(mode="json")
         asked = {
-            pool.submit(accuracy_of, point, plain, home, options.device, options.workers): point
-            for point in points
+            pool.submit(accuracy_of, point, plain, home, options.device): point for point in points
         }
         found = {}
         for done in concurrent.futures.as_completed(asked):
@@ -116,17 +116,14 @@ def _accuracies(
     return {point: found[point] for point in points}
 
 
-def accuracy_of(
-    point: Point, plain: Mapping[str, Any], home: Path, device: str, workers: int
-) -> float:
+def accuracy_of(point: Point, plain: Mapping[str, Any], home: Path, device: str) -> float:
     """Validation accuracy after the last epoch; read from the home folder where it is known."""
     study = spec.Study.model_validate(plain)
     config = study.trial.model_copy(update={"kd_weight": point.kd_weight})
-    asked = [config.model_dump(mode="json"), study.question(), point]
+    asked = [config.model_dump(mode="json"), study.question(), point, device]
     kept = home / "alignment" / f"{point.name}-{spec.fingerprint(asked)[:8]}.json"
     if not kept.exists():
         memory.keep_freed()
-        torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
         stock = _stock(json.dumps(plain), point.targets, home, device)
         # the repeats of all points begin with the same weights and see the same views
         *_, last = training.train(config, stock, spec.trial_seed(study.search.seed, point.repeat))

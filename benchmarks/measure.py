@@ -6,6 +6,7 @@ repeat by repeat and the median is the claim. Nothing else may run on the machin
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -70,6 +71,12 @@ def study_of(options: argparse.Namespace, teacher_epochs: int) -> spec.Study:
             "materials": spec.MaterialsOptions(),
         }
     )
+
+
+def use_one_thread() -> None:
+    """Here and in child processes: records depend on it, and not on how many train at once."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 def alternate(

@@ -12,7 +12,6 @@ goes on.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import measure
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from searchers import METHODS, Search, side_by_side, work_off
@@ -92,9 +90,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if REFERENCE not in options.methods:
         parser.error(f"--methods: {REFERENCE} is what the others are measured against")
-    # records depend on it: another number of workers must not change them
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+    measure.use_one_thread()
     return options
 
 
@@ -102,7 +98,7 @@ def asked(options: argparse.Namespace) -> list[Search]:
     """Every search, those of a seed together."""
     question, repeats = study_of(options), 1 if options.quick else options.repeats
     return [
-        Search.of(method, seed, question)
+        Search.of(method, seed, question, options.device)
         for seed in range(repeats)
         for method in METHODS
         if method in options.methods

@@ -70,7 +70,7 @@ class Search:
     epochs: int
 
     @classmethod
-    def of(cls, method: str, seed: int, asked: spec.Study) -> "Search":
+    def of(cls, method: str, seed: int, asked: spec.Study, device: str = "cpu") -> "Search":
         """`asked.search.trials` are those of a search without pruning."""
         chosen, trials = METHODS[method], asked.search.trials
         first = max(1, round(asked.trial.epochs * FIRST_RUNG))
@@ -87,8 +87,8 @@ class Search:
         plain = asked.model_dump(mode="json")
         plain["search"] |= search
         study, epochs = spec.Study.model_validate(plain), trials * asked.trial.epochs
-        # with other settings it is another search, which the same home may hold
-        digest = spec.fingerprint([study.question(), study.search.trials])[:6]
+        # with other settings or elsewhere it is another search, which the same home may hold
+        digest = spec.fingerprint([study.question(), study.search.trials, device])[:6]
         name = f"{asked.name}-{method}-{seed}-{digest}"
         return cls(method, study.model_copy(update={"name": name}), epochs)
 

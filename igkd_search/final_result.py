@@ -143,13 +143,14 @@ def _ablation(
         return None
     accuracies = {name: [each["accuracy"] for each in arm["seeds"]] for name, arm in told.items()}
     exported = workshop.plan.exported
-    validation = exported.validation
+    validation, search = exported.validation, exported.search
+    alone = (validation and validation.complete, search and search.trials) == (1, 1)
     found = ablation.summarise(
         accuracies,
         images=images,
         tuned=workshop.plan.tune,
         winner=str(arms.of(exported)),
-        chosen=validation is None or validation.complete > 1,
+        chosen=not alone,
     )
     found["words"]["limits"] += _exceptions(workshop)
     return found

@@ -214,12 +214,14 @@ def prepare(
     figures, busy = table or _latency_table(timed, data.image_shape, store, measured or {})
     groups = (data.fit_rows, data.validation_rows)
     shuffled = study.materials.targets == "shuffled"
+    # not the seed of the maps: where both are another image's, they are so independently
+    taught_seed = spec.trial_seed(study.data.seed, 0, "shuffled targets")
     return Materials(
         data=data,
         teacher=master,
         targets=None if bank is None else bank.logits,
         chosen_views=chosen,
-        taught_by=controls.other_rows(groups, study.data.seed) if shuffled else None,
+        taught_by=controls.other_rows(groups, taught_seed) if shuffled else None,
         maps=controls.apply(overlays.maps, study.overlays.control, groups, study.data.seed),
         latency=figures,
         busy=busy,

@@ -71,6 +71,7 @@ def _content(result: Mapping[str, Any]) -> dict[str, Any]:
         "same_teacher": not list(_teacher(result)),
         "untuned": _untuned(result),
         "as_exported": student.get("as_exported", True),
+        "searched_epochs": _searched_epochs(result),
         "quiet": ((result["latency"] or {}).get("machine") or {}).get("quiet", True),
         "skipped": (result["latency"] or {}).get("skipped", []),
         "limits": list(_limits(result)),
@@ -88,6 +89,12 @@ def _title(result: Mapping[str, Any]) -> str:
 def _trial(result: Mapping[str, Any]) -> spec.TrialConfig:
     """That of the student shipped; fields that came later have their defaults."""
     return spec.TrialConfig.model_validate(result["arms"][result["student"]["arm"]]["trial"])
+
+
+def _searched_epochs(result: Mapping[str, Any]) -> int:
+    """The epochs after which the search had the accuracy that is told."""
+    validation = result["configuration"].get("validation") or {}
+    return int(validation.get("epochs") or _trial(result).epochs)
 
 
 def _accuracies(result: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -324,3 +324,12 @@ def test_arms_that_had_nothing_to_search_are_named() -> None:
 )
 def test_parity_is_rounded_up(share: float, shown: str) -> None:
     assert model_card._parity(share) == shown
+
+
+def test_an_accuracy_of_the_search_is_that_after_its_epochs() -> None:
+    found = result()
+    epochs = found["arms"]["kd+ig"]["trial"]["epochs"]
+    for searched, after in ((epochs, ""), (epochs + 5, f" after {epochs + 5} epochs")):
+        found["configuration"]["validation"] = {"epochs": searched, "complete": 2}
+        told = f"which had 90.00% on validation images{after}."
+        assert told in flat(model_card.render(found))

@@ -21,6 +21,7 @@ from igkd_search import (
     augment,
     batches,
     checkpoints,
+    controls,
     datasets,
     evaluation,
     fitting,
@@ -741,7 +742,7 @@ def test_what_the_papers_code_does_is_a_training_of_ours(
     arrays: Path, home: Path, tmp_path: Path
 ) -> None:
     paper = registry.find("paper")
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "data": {"normalise": False},
         "overlays": {"steps": 2, "baseline": "black", "control": "shuffled"},
         "materials": {"targets": "shuffled"},
@@ -757,6 +758,10 @@ def test_what_the_papers_code_does_is_a_training_of_ours(
     assert seen.min() >= 0 and seen.max() <= 1
     assert stock.taught_by is not None
     assert not (stock.taught_by == torch.arange(tiny.TRAIN)).any(), "of another image, all of them"
+    groups = (shared.data.fit_rows, shared.data.validation_rows)
+    mapped = controls.other_rows(groups, study.data.seed)
+    alike = (stock.taught_by.numpy() == mapped).mean()
+    assert alike < 0.2, "maps and targets are those of two other images"
     records = run(study.trial, stock)
     assert [record.learning_rate for record in records] == [1e-3, 1e-3]
     assert all(record.accuracy == record.raw_accuracy for record in records), "no average"
