@@ -161,13 +161,15 @@ def test_what_fails_ends_the_step(
     assert code == 1 and not line["finished"] and line["figures"] == {}
 
 
+@pytest.mark.parametrize("again", [None, subprocess.TimeoutExpired("igkd", 0), KeyboardInterrupt()])
 @pytest.mark.parametrize("stopped_by", [subprocess.TimeoutExpired("igkd", 0), KeyboardInterrupt()])
-def test_what_still_runs_at_the_end_of_its_minutes_is_asked_to_leave_once(
+def test_what_still_runs_at_the_end_of_its_minutes_is_asked_to_leave_and_then_killed(
     agenda: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     stopped_by: BaseException,
+    again: BaseException | None,
 ) -> None:
     signals: list[int] = []
 
@@ -177,10 +179,15 @@ def test_what_still_runs_at_the_end_of_its_minutes_is_asked_to_leave_once(
         def __init__(self, words: list[str], **options: Any) -> None:
             assert options["start_new_session"], "Ctrl-C would reach it twice"
 
-        def communicate(self, timeout: float) -> tuple[str, None]:
+        def communicate(self, timeout: float | None = None) -> tuple[str, None]:
             if not signals:
                 raise stopped_by
+            if again is not None and signals[-1] != signal.SIGKILL:
+                raise again
             return '{"so far": 1}', None
+
+        def kill(self) -> None:
+            signals.append(signal.SIGKILL)
 
         def send_signal(self, number: int) -> None:
             signals.append(number)
@@ -189,7 +196,7 @@ def test_what_still_runs_at_the_end_of_its_minutes_is_asked_to_leave_once(
     monkeypatch.setitem(agenda.STEPS, "banks", lambda asked: [prints(agenda, "")] * 2)
     options = ("banks", "--home", tmp_path, "--commit", "abc")
     code, line, told = call(agenda, monkeypatch, capsys, *options)
-    assert code == 0 and signals == [signal.SIGINT]
+    assert code == 0 and signals == [signal.SIGINT, *([signal.SIGKILL] if again else [])]
     assert not line["finished"] and line["figures"] == {"so far": 1}
     assert "the same command goes on" in told
 
