@@ -176,6 +176,13 @@ def warmup(laboratory: Laboratory) -> None:
 
 
 @check
+def schedule(laboratory: Laboratory) -> None:
+    """A constant one moves the weights further than a cosine to zero from the same peak."""
+    cosine, constant = (laboratory.train(schedule=name) for name in ("cosine", "constant"))
+    assert constant.moved() > 1.2 * cosine.moved()
+
+
+@check
 def momentum(laboratory: Laboratory) -> None:
     """More of it carries the weights further at the same rate."""
     without, with_it = (laboratory.train(momentum=value) for value in (0.0, 0.9))
