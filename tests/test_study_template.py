@@ -38,7 +38,7 @@ def test_what_is_asked_for_is_written() -> None:
     content = text("x", "cifar10", teacher="resnet18", removed_blocks=3, trials=7, epochs=9)
     study = read(content)
     assert (study.teacher.architecture, study.trial.removed_blocks) == ("resnet18", 3)
-    assert (study.search.trials, study.trial.epochs, study.teacher.epochs) == (7, 9, 100)
+    assert (study.search.trials, study.trial.epochs, study.teacher.epochs) == (7, 9, 200)
 
 
 @pytest.mark.parametrize(("images", "batch"), [(None, 32), (10_000, 32), (10_001, 256)])
