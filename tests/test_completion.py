@@ -105,7 +105,7 @@ def completed(words: str) -> list[str]:
     ("words", "offered"),
     [
         ("igkd vali", ["validate"]),
-        ("igkd run dig", ["digits"]),
+        ("igkd run dig", ["digits", "digits_ablation"]),
         ("igkd run digits --launcher ", ["local", "ray", "slurm"]),
         ("igkd best digits -f ", ["table", "json"]),
         ("igkd run digits --device c", ["cpu", "cuda"]),
