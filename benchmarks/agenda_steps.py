@@ -155,12 +155,7 @@ def ablation(asked: Asked) -> list[Command]:
 
 def compression(asked: Asked) -> list[Command]:
     """The paper's eight students."""
-    study = asked.study("cifar10_compression")
-    trials = asked.igkd("trials", study, "-f", "json", computes=False, data=False)
-    return [
-        Command(asked.igkd("run", study, "-f", "json"), _of_search),
-        Command(trials, _of_students),
-    ]
+    return _each_trial(asked, "cifar10_compression", _of_students)
 
 
 def packing(asked: Asked) -> list[Command]:
@@ -198,12 +193,14 @@ def recipes(asked: Asked) -> list[Command]:
 
 def paper(asked: Asked) -> list[Command]:
     """What the paper's public code does."""
-    study = asked.study("paper")
+    return _each_trial(asked, "paper", _of_weights)
+
+
+def _each_trial(asked: Asked, name: str, read: Callable[[Any], Figures]) -> list[Command]:
+    """A whole grid, and what each of its trials has shown."""
+    study = asked.study(name)
     trials = asked.igkd("trials", study, "-f", "json", computes=False, data=False)
-    return [
-        Command(asked.igkd("run", study, "-f", "json"), _of_search),
-        Command(trials, _of_weights),
-    ]
+    return [Command(asked.igkd("run", study, "-f", "json"), _of_search), Command(trials, read)]
 
 
 STEPS: dict[str, Callable[[Asked], list[Command]]] = {
@@ -255,28 +252,32 @@ def _of_arms(found: Any) -> Figures:
 
 
 def _of_students(found: Any) -> Figures:
-    done = [row for row in found if row["state"] == "complete"]
     kept = ("compression", "latency_ms", "speedup")
     return {
         "students": {
-            str(row["parameters"]["removed_blocks"]): {
+            blocks: {
                 "validation_accuracy": row["accuracy"],
                 "seconds": row["seconds"],
                 **{name: row["attributes"].get(name) for name in kept},
             }
-            for row in sorted(done, key=lambda row: int(row["parameters"]["removed_blocks"]))
+            for blocks, row in _complete(found, "removed_blocks").items()
         }
     }
 
 
 def _of_weights(found: Any) -> Figures:
-    done = [row for row in found if row["state"] == "complete"]
+    rows = _complete(found, "kd_weight")
     return {
         "validation_accuracy_by_kd_weight": {
-            f"{row['parameters']['kd_weight']:g}": row["accuracy"]
-            for row in sorted(done, key=lambda row: float(row["parameters"]["kd_weight"]))
+            weight: row["accuracy"] for weight, row in rows.items()
         }
     }
+
+
+def _complete(rows: Any, parameter: str) -> dict[str, Any]:
+    """The complete trials, by what a parameter is in them and in its order."""
+    found = {row["parameters"][parameter]: row for row in rows if row["state"] == "complete"}
+    return {f"{value:g}": found[value] for value in sorted(found)}
 
 
 def _of_packing(found: Any) -> Figures:

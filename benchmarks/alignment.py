@@ -27,6 +27,11 @@ from igkd_search import figures, materials, memory, registry, spec, training, va
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 TEMPERATURE = 2.5  # the paper's
 TARGET = 2.0
+QUICK: dict[str, dict[str, Any]] = {
+    "teacher": {"epochs": 6, "minimum_accuracy": 0.0},
+    "overlays": {"steps": 1},
+    "trial": {"epochs": 2},
+}
 _COLOURS = {"bank": "#0072b2", "shuffled": "#d55e00"}
 _NAMES = {"bank": "own targets", "shuffled": "another image's targets"}
 
@@ -47,7 +52,7 @@ class Point(NamedTuple):
 
 
 def main() -> None:
-    options = _arguments()
+    options = measure.parser_of_trainings(__doc__.splitlines()[0]).parse_args()
     measure.use_one_thread()
     study, repeats = _study(options), 1 if options.quick else options.repeats
     weights = (0.0, 0.9) if options.quick else WEIGHTS
@@ -58,29 +63,13 @@ def main() -> None:
     conclude(found, weights, study, len(shared.data.validation_rows), options)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = measure.parser(__doc__.splitlines()[0])
-    parser.add_argument("--home", type=Path, help="keep what is trained here, and go on")
-    parser.add_argument("--workers", type=int, default=1, help="processes that train side by side")
-    parser.add_argument("--output", type=Path, help="folder for alignment.png and alignment.json")
-    return parser.parse_args()
-
-
 def _study(options: argparse.Namespace) -> spec.Study:
     """The settings of an ablation that were fixed beforehand, without overlays."""
-    study = registry.find("digits_ablation" if options.data is None else "cifar10_subset_ablation")
-    quick = {"epochs": 2} if options.quick else {}
-    point = {"overlay_probability": 0.0, "temperature": TEMPERATURE, **quick}
-    rate = study.search.start[0].get("learning_rate", study.trial.learning_rate)
-    trial = study.trial.model_copy(update={"learning_rate": rate, **point})
-    overlays = study.overlays.model_copy(update={"steps": 1} if options.quick else {})
-    path = {} if options.data is None else {"path": str(options.data.absolute())}
-    data = study.data.model_copy(update=path)
-    teacher = study.teacher
-    if options.quick:
-        teacher = teacher.model_copy(update={"epochs": 6, "minimum_accuracy": 0.0})
-    changed = {"trial": trial, "overlays": overlays, "data": data, "teacher": teacher}
-    return study.model_copy(update=changed)
+    name = "digits_ablation" if options.data is None else "cifar10_subset_ablation"
+    fixed = registry.find(name).search.start[0]
+    kept = {key: value for key, value in fixed.items() if key == "learning_rate"}
+    point = {**kept, "overlay_probability": 0.0, "temperature": TEMPERATURE}
+    return measure.altered(name, options.data, {"trial": point}, QUICK if options.quick else {})
 
 
 def _points(weights: tuple[float, ...], repeats: int) -> list[Point]:
@@ -218,8 +207,7 @@ def draw(curves: Mapping[str, Mapping[float, list[float]]], study: spec.Study) -
     axes.set_ylim(0, 102)
     axes.set_xticks(list(WEIGHTS))
     axes.set_title(f"{study.name}: T = {TEMPERATURE:g}, {study.trial.epochs} epochs", fontsize=10)
-    axes.grid(color="#e5e5e5", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    figures.dress(axes)
     axes.legend(frameon=False, loc="lower left")
     return figure
 

@@ -10,7 +10,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,15 @@ def parser(description: str) -> argparse.ArgumentParser:
     found.add_argument("--repeats", type=int, default=5)
     found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     found.add_argument("--data", type=Path, help="folder of CIFAR-10 as arrays")
+    return found
+
+
+def parser_of_trainings(description: str) -> argparse.ArgumentParser:
+    """The same with `--home`, `--workers` and `--output`, for what trains for long."""
+    found = parser(description)
+    found.add_argument("--home", type=Path, help="keep what is trained here, and go on")
+    found.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    found.add_argument("--output", type=Path, help="folder for the picture and its figures")
     return found
 
 
@@ -57,20 +66,27 @@ def size_of(options: argparse.Namespace) -> str:
 
 def study_of(options: argparse.Namespace, teacher_epochs: int) -> spec.Study:
     """The digits, or 2,000 images of the arrays in --data; with a teacher of so many epochs."""
-    study = registry.find("digits" if options.data is None else "cifar10_subset")
-    teacher = study.teacher.model_copy(update={"epochs": teacher_epochs, "minimum_accuracy": 0.0})
+    teacher = {"teacher": {"epochs": teacher_epochs, "minimum_accuracy": 0.0}}
     if options.data is None:
-        return study.model_copy(update={"teacher": teacher})
+        return altered("digits", options.data, teacher)
     # the paper's networks, of full width, and all views
-    path = str(options.data.absolute())
-    return study.model_copy(
-        update={
-            "teacher": teacher.model_copy(update={"width": 1.0}),
-            "trial": study.trial.model_copy(update={"width": 1.0}),
-            "data": study.data.model_copy(update={"path": path, "limit": 2000}),
-            "materials": spec.MaterialsOptions(),
-        }
-    )
+    papers = {
+        "teacher": {"width": 1.0},
+        "trial": {"width": 1.0},
+        "data": {"limit": 2000},
+        "materials": spec.MaterialsOptions().model_dump(mode="json"),
+    }
+    return altered("cifar10_subset", options.data, teacher, papers)
+
+
+def altered(name: str, data: Path | None, *changes: Mapping[str, Mapping[str, Any]]) -> spec.Study:
+    """A shipped study with these keys of its tables, in order, and of the arrays in `data`."""
+    plain = registry.find(name).model_dump(mode="json")
+    for table, keys in [each for change in changes for each in change.items()]:
+        plain[table] |= keys
+    if data is not None:
+        plain["data"]["path"] = str(data.absolute())
+    return spec.Study.model_validate(plain)
 
 
 def use_one_thread() -> None:

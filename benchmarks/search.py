@@ -47,6 +47,11 @@ SUBSET: dict[str, dict[str, Any]] = {
     "trial": {"removed_blocks": 13, "resolution": 16, "epochs": 9, "batch_size": 32},
     "search": {"trials": 16},
 }
+WIDER = {
+    "learning_rate": {"low": 1e-3, "high": 1.0, "log": True},
+    "weight_decay": {"low": 1e-5, "high": 1e-1, "log": True},
+}
+"""Ranges wide enough that the best does not lie at an end."""
 QUICK: dict[str, dict[str, Any]] = {
     "data": {"limit": 400, "validation": 0.4},
     "teacher": {
@@ -80,10 +85,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = measure.parser(__doc__.splitlines()[0])
-    parser.add_argument("--home", type=Path, help="keep what is searched here, and go on")
-    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--output", type=Path, help="folder for the picture and the curves")
+    parser = measure.parser_of_trainings(__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, help="of random search; what it costs all may spend")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--only-search", action="store_true", help=argparse.SUPPRESS)
@@ -107,25 +109,16 @@ def asked(options: argparse.Namespace) -> list[Search]:
 
 def study_of(options: argparse.Namespace) -> spec.Study:
     """What all methods search: a shipped study whose students are quick and not all alike."""
-    study = registry.find("digits" if options.data is None else "cifar10_subset")
-    plain = study.model_dump(mode="json")
-    changes = [DIGITS if options.data is None else SUBSET, QUICK if options.quick else {}]
-    for name, fields in [each for change in changes for each in change.items()]:
-        plain[name] |= fields
-    if options.data is not None:
-        plain["data"]["path"] = str(options.data.absolute())
-    if options.trials is not None:
-        plain["search"]["trials"] = options.trials
-    plain["materials"]["targets"] = "bank"
-    # an epoch is some ten steps here: an average would show what was ten epochs ago
-    plain["trial"]["ema_decay"] = 0.0
-    # wide enough that the best does not lie at an end
-    plain["search"]["space"] |= {
-        "learning_rate": {"low": 1e-3, "high": 1.0, "log": True},
-        "weight_decay": {"low": 1e-5, "high": 1e-1, "log": True},
+    name, size = ("digits", DIGITS) if options.data is None else ("cifar10_subset", SUBSET)
+    space = registry.find(name).search.model_dump(mode="json")["space"]
+    trials = {} if options.trials is None else {"trials": options.trials}
+    asked: dict[str, dict[str, Any]] = {
+        "search": {"space": space | WIDER, "start": [], **trials},
+        "materials": {"targets": "bank"},
+        # an epoch is some ten steps here: an average would show what was ten epochs ago
+        "trial": {"ema_decay": 0.0},
     }
-    plain["search"]["start"] = []
-    return spec.Study.model_validate(plain)
+    return measure.altered(name, options.data, size, QUICK if options.quick else {}, asked)
 
 
 def conclude(
@@ -255,9 +248,7 @@ def draw(curves: Mapping[str, Sequence[Curve]], more: Mapping[str, Any]) -> Figu
     drawn = "one repeat" if repeats == 1 else f"median and range of {repeats} repeats"
     title = f"{more['study']}: {drawn}"
     axes.set_title(f"{title}; dashed: random's final best", fontsize=10, loc="left")
-    axes.grid(color="#e5e5e5", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    figures.dress(axes)
     axes.legend(frameon=False, loc="lower right")
     return figure
 

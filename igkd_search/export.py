@@ -226,13 +226,10 @@ def _document(exported: spec.Exported, searched: set[str]) -> str:
 
 def _told(exported: spec.Exported) -> list[str]:
     """What is trained longer than it was searched, and what was tried again, a line each."""
-    validation = exported.validation
-    if validation is None:
-        return []
-    lines, epochs = [], exported.trial.epochs
-    if validation.epochs not in (None, epochs):
-        lines.append(f"searched over {validation.epochs} epochs, to be trained over {epochs}")
-    for each in validation.reruns:
+    lines, epochs, searched = [], exported.trial.epochs, exported.searched_epochs
+    if searched != epochs:
+        lines.append(f"searched over {searched} epochs, to be trained over {epochs}")
+    for each in exported.validation.reruns if exported.validation else ():
         lines.append(
             f"trial {each.trial}: {100 * each.searched:.2f} % in the search, "
             f"{amounts.spread(each.mean, each.sd)} % by "

@@ -133,6 +133,13 @@ def blank(width: float, height: float) -> Figure:
     return figure
 
 
+def dress(axes: Axes) -> None:
+    """A pale grid behind what is drawn, and no frame but the two axes."""
+    axes.grid(color="#e5e5e5", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure whole, in the format that the name's extension says; StorageError if not."""
     check_format(path)

@@ -143,14 +143,12 @@ def _ablation(
         return None
     accuracies = {name: [each["accuracy"] for each in arm["seeds"]] for name, arm in told.items()}
     exported = workshop.plan.exported
-    validation, search = exported.validation, exported.search
-    alone = (validation and validation.complete, search and search.trials) == (1, 1)
     found = ablation.summarise(
         accuracies,
         images=images,
         tuned=workshop.plan.tune,
         winner=str(arms.of(exported)),
-        chosen=not alone,
+        chosen=exported.was_chosen,
     )
     found["words"]["limits"] += _exceptions(workshop)
     return found

@@ -30,8 +30,8 @@ def print_exported(written: "spec.Exported", output: Path) -> None:
         "trial": str(written.provenance.trial),
         "validation": f"{written.provenance.validation_accuracy:.1%}",
     }
-    if found is not None and found.epochs not in (None, written.trial.epochs):
-        pairs["epochs"] = f"{written.trial.epochs}; the search trained {found.epochs}"
+    if written.searched_epochs != written.trial.epochs:
+        pairs["epochs"] = f"{written.trial.epochs}; the search trained {written.searched_epochs}"
     if found is not None and not reruns and found.complete > 1:
         pairs["flattery"] = f"the best of {found.complete}; --top 5 --seeds 3 tries the best again"
     console.print_pairs(f"wrote {output}", {**pairs, "train it": f"igkd train {output} -o final/"})

@@ -823,6 +823,19 @@ class Exported(Run):
     search: Search | None = None
     """What was searched; `igkd train --tune-arms` searches it once more for each arm."""
 
+    @property
+    def was_chosen(self) -> bool:
+        """Whether it may be the best of several trials, as far as is known, or was the only one."""
+        if self.validation is None or self.search is None:
+            return True
+        return self.validation.complete > 1 or self.search.trials > 1
+
+    @property
+    def searched_epochs(self) -> int:
+        """The epochs after which the search had its accuracy, as far as is known."""
+        validation = self.validation
+        return (validation and validation.epochs) or self.trial.epochs
+
     def digest(self) -> str:
         """Of data, overlays, materials and trial; the teacher's is among the fingerprints."""
         plain = self.question()

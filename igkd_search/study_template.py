@@ -34,7 +34,7 @@ LARGE: Mapping[str, Any] = {
     "trials": 100,
 }
 """A recipe for tens of thousands of images, on GPUs."""
-MIRRORED: Mapping[str, Any] = {
+CIFAR: Mapping[str, Any] = {
     **LARGE,
     "teacher": LARGE["teacher"] | {"epochs": 200, "alternating_flip": True, "cutout": 8},
     "trial": LARGE["trial"] | {"epochs": 20, "alternating_flip": True, "ema_decay": 0.998},
@@ -66,7 +66,7 @@ def recipe_of(source: str, images: int | None = None) -> Mapping[str, Any]:
     few = images is None or images <= _SMALL
     if source == "digits" or (own and few):
         return SMALL
-    return MIRRORED if source in ("cifar10", "cifar100") else LARGE
+    return CIFAR if source in ("cifar10", "cifar100") else LARGE
 
 
 def text(

@@ -55,9 +55,7 @@ def _curve(
     axes.set_xlabel("epochs completed", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8)
-    axes.grid(color="#e5e5e5", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    figures.dress(axes)
 
 
 def confusion_matrix(number: int, document: Mapping[str, Any], names: Sequence[str]) -> Figure:

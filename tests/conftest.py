@@ -5,6 +5,7 @@ changed, and a test that changes it takes a copy. So files may run in any order 
 """
 
 import gc
+import importlib
 import io
 import logging
 import os
@@ -13,6 +14,7 @@ import signal
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -194,6 +196,13 @@ def mine(searched: Path, tmp_path: Path) -> "Iterator[tuple[database.Database, P
     opened = database.connect(f"sqlite:///{home / 'igkd.db'}")
     yield opened, home
     opened.close()
+
+
+@pytest.fixture
+def benchmark_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A module of benchmarks/ by its name; what lies there finds its neighbours like a script."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return importlib.import_module
 
 
 @pytest.fixture

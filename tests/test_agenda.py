@@ -1,10 +1,10 @@
 """Each step of the agenda types what it says, leaves in order, and says what came of it."""
 
-import importlib
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,9 +19,8 @@ ALONE = ("recipes", "paper")
 
 
 @pytest.fixture
-def agenda(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("agenda")
+def agenda(benchmark_of: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_of("agenda")
 
 
 def typed(agenda: ModuleType, step: str, *options: Any) -> list[str]:

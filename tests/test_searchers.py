@@ -1,7 +1,6 @@
 """What a search has shown against its epochs, by hand-made trials."""
 
-import importlib
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -9,19 +8,17 @@ import pytest
 
 from igkd_search import registry, results
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+Benchmark = Callable[[str], ModuleType]
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("search")
+def bench(benchmark_of: Benchmark) -> ModuleType:
+    return benchmark_of("search")
 
 
 @pytest.fixture
-def searchers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("searchers")
+def searchers(benchmark_of: Benchmark) -> ModuleType:
+    return benchmark_of("searchers")
 
 
 def row(number: int, state: str, accuracy: float | None, epochs: int) -> results.Row:
