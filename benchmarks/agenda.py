@@ -48,7 +48,7 @@ def main() -> int:
     line = {
         "step": options.step,
         "finished": ended == "finished",
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - began, 2),
         "commit": options.commit or commit(),
         "device": device(options.device),
         "quick": options.quick,
@@ -142,7 +142,7 @@ def kept(line: dict[str, Any], home: Path) -> dict[str, Any]:
     same = [each for each in lines(file) if (each["step"], each["quick"]) == step]
     ended = next((place for place, each in enumerate(same) if each["finished"]), len(same))
     spent = sum(each["seconds"] for each in [*same, line][: ended + 1])
-    found = {**line, "seconds_until_finished": round(spent, 1)}
+    found = {**line, "seconds_until_finished": round(spent, 2)}
     with file.open("a") as written:
         written.write(json.dumps(found) + "\n")
     return found

@@ -74,7 +74,8 @@ def test_questions_read_answers_and_know_what_suits(tmp_path: Path) -> None:
     assert list(asked) == ["source", "path", "teacher", "removed_blocks", "trials", "epochs"]
     answers: dict[str, Any] = {"source": asked["source"].read("cifar10")}
     assert not asked["path"].applies(answers)
-    assert asked["trials"].default(answers) == "100" and asked["epochs"].default(answers) == "100"
+    assert asked["trials"].default(answers) == "100" and asked["epochs"].default(answers) == "20"
+    assert asked["epochs"].default({"source": "fashion_mnist"}) == "100"
     assert asked["path"].applies({"source": "folder"})
     assert asked["path"].read(str(tmp_path)) == tmp_path
     for key, answer in [
