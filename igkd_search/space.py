@@ -22,7 +22,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import spec, strategies
+from igkd_search import imputation, spec, strategies
 from igkd_search.errors import StudyError
 
 
@@ -162,9 +162,9 @@ def proposer(study: spec.Study, trial: optuna.Trial) -> str:
         return "plan"
     if isinstance(options, strategies.Tpe) and not options.multivariate:
         # fields that are modelled one by one do not show in relative_params
-        states = (TrialState.COMPLETE, TrialState.PRUNED)
-        learned = len(trial.study.get_trials(deepcopy=False, states=states))
-        return "model" if learned >= startup_trials(study) else "chance"
+        trials = imputation.as_pruned(trial.study, trial.study.get_trials(deepcopy=False))
+        learned = [each.state in (TrialState.COMPLETE, TrialState.PRUNED) for each in trials]
+        return "model" if sum(learned) >= startup_trials(study) else "chance"
     return "model" if name in MODELS and trial.relative_params else "chance"
 
 
@@ -197,19 +197,12 @@ def first_rung(study: spec.Study) -> int:
 
 
 def startup_trials(study: spec.Study) -> int:
-    """Trials by chance before the model proposes: few, or a small budget is mostly chance."""
+    """Trials by chance before the model proposes: Optuna's own 10, fewer of a small budget.
+
+    Under hyperband too: its brackets are judged apart, and the model learns from all of them.
+    """
     given: int | None = getattr(study.search.sampler_options, "n_startup_trials", None)
-    return given or max(3, study.search.trials // (4 * _brackets(study)))
-
-
-def _brackets(study: spec.Study) -> int:
-    """Into how many groups hyperband divides the trials, each of which is modelled alone."""
-    options = study.search.pruner_options
-    if not isinstance(options, strategies.Hyperband):
-        return 1
-    resource = options.min_resource or first_rung(study)
-    # as Optuna counts them, in its last bit
-    return math.floor(math.log(study.trial.epochs / resource, options.reduction_factor)) + 1
+    return given or max(3, min(10, study.search.trials // 4))
 
 
 def _given(options: strategies.Options, **otherwise: Any) -> dict[str, Any]:
@@ -219,12 +212,12 @@ def _given(options: strategies.Options, **otherwise: Any) -> dict[str, Any]:
 
 def _tpe(study: spec.Study, seed: int) -> BaseSampler:
     options = _given(study.search.sampler_options, n_startup_trials=startup_trials(study))
-    return optuna.samplers.TPESampler(**options, seed=seed)
+    return imputation.TpeSampler(**options, seed=seed)
 
 
 def _gp(study: spec.Study, seed: int) -> BaseSampler:
     options = _given(study.search.sampler_options, n_startup_trials=startup_trials(study))
-    return optuna.samplers.GPSampler(**options, seed=seed, warn_independent_sampling=False)
+    return imputation.GpSampler(**options, seed=seed, warn_independent_sampling=False)
 
 
 def _cmaes(study: spec.Study, seed: int) -> BaseSampler:

@@ -52,8 +52,8 @@ class ByChanceFirst(Options):
     """A sampler that learns once there is something to learn from."""
 
     n_startup_trials: int | None = Field(None, ge=1)
-    """Trials by chance before the model proposes; by default a quarter of the budget (of that of
-    one bracket under hyperband), at least 3."""
+    """Trials by chance before the model proposes; by default a quarter of the budget, at least 3
+    and at most 10."""
 
 
 class Tpe(ByChanceFirst):

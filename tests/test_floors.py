@@ -59,6 +59,7 @@ FLOORS = {
     "networks": 1,
     "attribution": 1,
     "memory": 1,
+    "imputation": 1,
     "small_maps": 1,
     "devices": 1,
     "evaluation": 1,

@@ -374,31 +374,12 @@ def test_the_first_rung_is_a_quarter_of_the_epochs(epochs: int, rung: int) -> No
     assert space.first_rung(study_of(NUMBERS, epochs=epochs)) == rung
 
 
-@pytest.mark.parametrize("epochs", [*range(1, 41), 100, 300])
-def test_brackets_are_counted_as_optuna_counts_them(epochs: int) -> None:
-    study = study_of(NUMBERS, epochs=epochs)
-    pruner = space.pruner(study)
-    assert isinstance(pruner, optuna.pruners.HyperbandPruner)
-    search = optuna.create_study(direction="maximize", pruner=pruner)
-    trial = search.ask()
-    trial.report(0.5, 1)
-    trial.should_prune()
-    assert space._brackets(study) == pruner._n_brackets
-
-
 @pytest.mark.parametrize(
-    ("trials", "pruner", "epochs", "expected"),
-    [
-        (20, "hyperband", 8, 3),  # two brackets: max(3, 20 // 8)
-        (20, "none", 8, 5),
-        (100, "hyperband", 100, 12),
-        (100, "median", 100, 25),
-        (4, "none", 8, 3),
-        (20, "hyperband", 1, 5),  # one bracket
-    ],
+    ("trials", "pruner", "expected"),
+    [(4, "none", 3), (20, "none", 5), (20, "hyperband", 5), (100, "median", 10)],
 )
-def test_trials_by_chance(trials: int, pruner: str, epochs: int, expected: int) -> None:
-    study = study_of(NUMBERS, trials=trials, pruner=pruner, epochs=epochs)
+def test_trials_by_chance(trials: int, pruner: str, expected: int) -> None:
+    study = study_of(NUMBERS, trials=trials, pruner=pruner)
     assert space.startup_trials(study) == expected
 
 
@@ -408,7 +389,7 @@ def test_the_model_proposes_at_least_12_of_20_trials_under_hyperband(seed: int) 
     search = search_of(study)
     by_model = [run_slot(study, search, slot, fake_accuracy)[1] for slot in range(20)]
     assert sum(by_model) >= 12
-    assert not any(by_model[:3])
+    assert not any(by_model[:5])
 
 
 BOTH: dict[str, Any] = {"objectives": ["accuracy", "latency_ms"]}

@@ -1,0 +1,130 @@
+"""Samplers that learn from trials without a result too, by imputing one.
+
+Optuna's samplers pass over failed trials, and its Gaussian process over pruned ones as well. Where
+they lie its model stays as uncertain as at first, and what is uncertain is worth a try: a corner of
+the space in which students diverge is proposed again and again. Imputing a poor result is the usual
+cure; Optuna's own TPE ranks pruned trials likewise, below all complete ones.
+"""
+
+import copy
+from collections.abc import Callable, Container, Sequence
+from typing import Any, cast
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from igkd_search.errors import Cause
+
+BY_CONFIGURATION: tuple[Cause, ...] = ("diverged", "out_of_memory")
+"""Causes that lie in what was tried: it would fail again. A bug or a dead worker says nothing."""
+
+Imputer = Callable[[optuna.Study, Sequence[FrozenTrial]], list[FrozenTrial]]
+"""(study, all its trials) -> the trials as a sampler is to see them."""
+
+
+class TpeSampler(optuna.samplers.TPESampler):
+    """Optuna's, to which a configuration that fails is a trial pruned before its first epoch."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(_seen(study, as_pruned), trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        seen = _seen(study, as_pruned)
+        return super().sample_independent(seen, trial, param_name, param_distribution)
+
+
+class GpSampler(optuna.samplers.GPSampler):
+    """Optuna's, to which pruned trials, and configurations that fail, are poor complete ones."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(_seen(study, as_complete), trial, search_space)
+
+
+def as_pruned(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that failed by their configuration become pruned ones that reported nothing."""
+    return [
+        _changed(trial, TrialState.PRUNED, intermediate_values={}) if _failed(trial) else trial
+        for trial in trials
+    ]
+
+
+def as_complete(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials without a result become complete ones, as bad as the worst of those that have one.
+
+    A pruned trial has its last report where that is better. Before there is a complete trial, and
+    where a trial was not told the constraints that complete ones have, nothing is imputed.
+    """
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        return list(trials)
+    worst = [
+        (min if direction == StudyDirection.MAXIMIZE else max)(values)
+        for direction, values in zip(
+            study.directions, zip(*(trial.values for trial in complete), strict=True), strict=True
+        )
+    ]
+    told = complete[0].constraints.keys()
+    return [
+        _changed(trial, TrialState.COMPLETE, values=_imputed(study, trial, worst))
+        if (trial.state == TrialState.PRUNED or _failed(trial)) and trial.constraints.keys() == told
+        else trial
+        for trial in trials
+    ]
+
+
+def _imputed(study: optuna.Study, trial: FrozenTrial, worst: Sequence[float]) -> list[float]:
+    if trial.state != TrialState.PRUNED or trial.last_step is None:
+        return list(worst)
+    best_of = max if study.direction == StudyDirection.MAXIMIZE else min
+    return [best_of(worst[0], trial.intermediate_values[trial.last_step])]
+
+
+def _failed(trial: FrozenTrial) -> bool:
+    """Whether it failed by its configuration."""
+    failed = trial.state == TrialState.FAIL
+    return failed and trial.user_attrs.get("cause") in BY_CONFIGURATION
+
+
+def _changed(trial: FrozenTrial, state: TrialState, **attributes: Any) -> FrozenTrial:
+    """A copy; Optuna shares its trials among all who ask for them."""
+    copied = copy.copy(trial)
+    for name, value in {"state": state, **attributes}.items():
+        setattr(copied, name, value)
+    return copied
+
+
+def _seen(study: optuna.Study, impute: Imputer) -> optuna.Study:
+    return cast(optuna.Study, _Seen(study, impute))
+
+
+class _Seen:
+    """A study whose trials are imputed on reading; all else is the study's own."""
+
+    def __init__(self, study: optuna.Study, impute: Imputer) -> None:
+        self._study, self._impute = study, impute
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        # samplers read by this method alone, which every study has, that of a bracket as well
+        trials = self._study._get_trials(deepcopy=deepcopy, use_cache=use_cache)
+        seen = self._impute(self._study, trials)
+        return [trial for trial in seen if states is None or trial.state in states]
