@@ -206,7 +206,9 @@ def draw(curves: Mapping[str, Mapping[float, list[float]]], study: spec.Study) -
     axes.set_ylabel("validation accuracy, %")
     axes.set_ylim(0, 102)
     axes.set_xticks(list(WEIGHTS))
-    axes.set_title(f"{study.name}: T = {TEMPERATURE:g}, {study.trial.epochs} epochs", fontsize=10)
+    told = f"{study.name}: T = {TEMPERATURE:g}, {study.trial.epochs} epochs"
+    seeds = max(len(values) for curve in curves.values() for values in curve.values())
+    axes.set_title(f"{told}; lines: mean of {seeds} seeds; rings: each", fontsize=10)
     figures.dress(axes)
     axes.legend(frameon=False, loc="lower left")
     return figure

@@ -11,6 +11,7 @@ goes on.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -234,30 +235,31 @@ def write(folder: Path, more: Mapping[str, Any], found: Mapping[str, list[dict[s
 
 
 def draw(curves: Mapping[str, Sequence[Curve]], more: Mapping[str, Any]) -> Figure:
-    """Best accuracy so far against epochs: the median of the repeats, and their range."""
-    epochs, figure = int(more["epochs"]), figures.blank(7.2, 4.4)
-    axes = figure.subplots()
-    for method, each in curves.items():
-        draw_method(axes, method, each, epochs)
-    goal = statistics.median(more["methods"][REFERENCE]["best"])
-    axes.axhline(100 * goal, color="#404040", lw=1, ls="--", zorder=1)
-    axes.set_xlim(0, epochs)
-    axes.set_ylim(*limits([curve for repeats in curves.values() for curve in repeats], epochs))
-    axes.set_xlabel(f"epochs spent, of all trials ({more['epochs_a_trial']} a complete one)")
-    axes.set_ylabel("best validation accuracy so far, %")
+    """Best accuracy so far against epochs, each method in a panel beside random search."""
+    epochs, others = int(more["epochs"]), [name for name in curves if name != REFERENCE]
+    figure = figures.blank(0.9 + 3.1 * max(len(others), 1), 3.9)
+    panels = figure.subplots(1, max(len(others), 1), sharey=True, squeeze=False)[0]
+    for axes, *method in itertools.zip_longest(panels, others):
+        for name in [REFERENCE, *filter(None, method)]:
+            draw_method(axes, name, curves[name], epochs)
+        axes.set_xlim(0, epochs)
+        figures.dress(axes)
+        axes.legend(frameon=False, loc="lower right")
+    panels[0].set_ylim(*limits(list(curves.values()), epochs))
+    panels[0].set_ylabel("best validation accuracy so far, %")
+    trial = f"{more['epochs_a_trial']} a complete trial"
+    figure.supxlabel(f"epochs spent, of all trials ({trial})", fontsize="medium")
     repeats = len(curves[REFERENCE])
     drawn = "one repeat" if repeats == 1 else f"median and range of {repeats} repeats"
-    title = f"{more['study']}: {drawn}"
-    axes.set_title(f"{title}; dashed: random's final best", fontsize=10, loc="left")
-    figures.dress(axes)
-    axes.legend(frameon=False, loc="lower right")
+    figure.suptitle(f"{more['study']}: {drawn}", fontsize=10)
     return figure
 
 
-def limits(curves: Sequence[Curve], epochs: int) -> tuple[float, float]:
-    """What is between a quarter of the epochs and the end: first trials may be at chance level."""
-    low = 100 * min(best_at(curve, epochs // 4) for curve in curves)
-    high = 100 * max(best_at(curve, epochs) for curve in curves)
+def limits(methods: Sequence[Sequence[Curve]], epochs: int) -> tuple[float, float]:
+    """From the medians at a quarter of the epochs to the end: first trials may be at chance."""
+    at_first = [statistics.median(best_at(each, epochs // 4) for each in one) for one in methods]
+    at_last = [best_at(each, epochs) for one in methods for each in one]
+    low, high = 100 * min(at_first), 100 * max(at_last)
     margin = max(0.06 * (high - low), 0.1)
     return low - margin, high + margin
 
@@ -270,7 +272,7 @@ def draw_method(axes: Axes, method: str, repeats: Sequence[Curve], epochs: int) 
     columns = [[100 * best_at(curve, place) for curve in repeats] for place in places]
     low, high = ([end(column) for column in columns] for end in (min, max))
     middle = [statistics.median(column) for column in columns]
-    axes.fill_between(places, low, high, step="post", color=drawn.colour, alpha=0.13, lw=0)
+    axes.fill_between(places, low, high, step="post", color=drawn.colour, alpha=0.16, lw=0)
     axes.step(places, middle, where="post", color=drawn.colour, lw=2, label=drawn.title)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igkd_search import ablation_text, figures
+from igkd_search import ablation_text, amounts, figures
 
 _BLUE, _GREY, _DARK = "#0072b2", "#8c8c8c", "#404040"  # controls are grey
 _ROW, _REST = 0.36, 1.55  # inches: an arm, all else
@@ -38,7 +38,7 @@ def _draw_arm(axes: Axes, place: int, arm: Mapping[str, Any], colour: str) -> No
     axes.plot(seeds, heights, "o", ms=5, mfc="none", mec=colour, mew=1.1, alpha=0.9)
     if arm["low"] is not None:
         ends = [100 * arm[end] for end in ("low", "high")]
-        axes.plot(ends, [place + 0.13] * 2, "-", color=colour, lw=2)
+        axes.plot(ends, [place + 0.13] * 2, "-", color=colour, lw=2, solid_capstyle="butt")
     axes.plot(100 * arm["mean"], place + 0.13, "D", ms=6, color=colour)
 
 
@@ -49,7 +49,7 @@ def _draw_differences(axes: Axes, found: Mapping[str, Any]) -> None:
         place, colour = places[one["arm"]], _colour(one["arm"])
         if one["low"] is not None:
             ends = [100 * one[end] for end in ("low", "high")]
-            axes.plot(ends, [place] * 2, "-", color=colour, lw=2)
+            axes.plot(ends, [place] * 2, "-", color=colour, lw=2, solid_capstyle="butt")
         fill = colour if ablation_text.is_shown(one, found) else "white"
         axes.plot(100 * one["difference"], place, "D", ms=7, mfc=fill, mec=colour, mew=1.5)
         if one["p_holm"] is not None:
@@ -73,7 +73,9 @@ def _dress(left: Axes, right: Axes, found: Mapping[str, Any]) -> None:
     right.axvline(0, color=_DARK, lw=1, ls="--", zorder=1)
     left.set_xlabel("test accuracy, %", fontsize=9)
     right.set_xlabel(f"points above {reference}", fontsize=9)
-    left.set_title("rings: seeds; bars: 95% interval of the mean", fontsize=9, loc="left")
+    ns = sorted({arm["n"] for arm in found["arms"].values()})
+    seeds = f"{ns[0]} to {ns[-1]} seeds" if len(ns) > 1 else amounts.several(ns[0], "seed")
+    left.set_title(f"rings: {seeds}; bars: 95% interval of the mean", fontsize=9, loc="left")
     right.set_title("95% interval, Holm's p; filled: shown", fontsize=9, loc="left")
     low, high = left.get_xlim()
     left.set_xlim(low, min(high, 100 + 0.02 * (high - low)))  # nothing is more than all right
