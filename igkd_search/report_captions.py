@@ -51,7 +51,9 @@ def question(content: Mapping[str, Any]) -> str:
     student = "the best student" if content["summary"]["front"] is None else "the best trade-off"
     of_teacher = f" of {teacher['architecture']}" if teacher.get("architecture") else ""
     if not {spec.STUDENT, *spec.SHAPE} & set(names):
-        blocks = trial.get("removed_blocks")
+        width, side, blocks = (trial.get(n) for n in ("width", "resolution", "removed_blocks"))
+        of_teacher += f" of width {width:g}" if width not in (None, 1) else ""
+        of_teacher += f" at {side}x{side} pixels" if side else ""
         of_teacher += f" without its last {amounts.several(blocks, 'block')}" if blocks else ""
     on = f", on {source['source']}" if source.get("source") else ""
     bounds = spec.bounds_in_words(asked["search"])

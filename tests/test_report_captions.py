@@ -71,6 +71,10 @@ def test_the_question_is_a_sentence() -> None:
     wanted = "Which KD weight and overlay strength make the best student of mobilenet_v2 without"
     assert report_captions.question(reports.made("mixed").content).startswith(wanted)
     assert "trade-off" in report_captions.question(reports.made("pareto").content)
+    content = copy.deepcopy(reports.made("mixed").content)
+    content["provenance"]["question"]["trial"] |= {"width": 0.5, "resolution": 16}
+    said = report_captions.question(content)
+    assert "student of mobilenet_v2 of width 0.5 at 16x16 pixels without its last" in said
 
 
 def test_progress_is_said_of_a_search_at_every_moment() -> None:
