@@ -11,7 +11,6 @@ goes on.
 """
 
 import argparse
-import itertools
 import json
 import statistics
 import sys
@@ -236,11 +235,12 @@ def write(folder: Path, more: Mapping[str, Any], found: Mapping[str, list[dict[s
 
 def draw(curves: Mapping[str, Sequence[Curve]], more: Mapping[str, Any]) -> Figure:
     """Best accuracy so far against epochs, each method in a panel beside random search."""
-    epochs, others = int(more["epochs"]), [name for name in curves if name != REFERENCE]
-    figure = figures.blank(0.9 + 3.1 * max(len(others), 1), 3.9)
-    panels = figure.subplots(1, max(len(others), 1), sharey=True, squeeze=False)[0]
-    for axes, *method in itertools.zip_longest(panels, others):
-        for name in [REFERENCE, *filter(None, method)]:
+    epochs = int(more["epochs"])
+    shown = [name for name in curves if name != REFERENCE] or [REFERENCE]
+    figure = figures.blank(0.9 + 3.1 * len(shown), 3.9)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, method in zip(panels, shown, strict=True):
+        for name in dict.fromkeys([REFERENCE, method]):
             draw_method(axes, name, curves[name], epochs)
         axes.set_xlim(0, epochs)
         figures.dress(axes)

@@ -7,7 +7,8 @@ cure; Optuna's own TPE ranks pruned trials likewise, below all complete ones.
 """
 
 import copy
-from collections.abc import Callable, Container, Sequence
+import functools
+from collections.abc import Callable, Container, Sequence, Set
 from typing import Any, cast
 
 import optuna
@@ -18,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from igkd_search.errors import Cause
 
 BY_CONFIGURATION: tuple[Cause, ...] = ("diverged", "out_of_memory")
-"""Causes that lie in what was tried: it would fail again. A bug or a dead worker says nothing."""
+"""Causes that lie in what was tried, which would most likely fail again; a bug or a dead worker
+says nothing of it. What is tried again (`igkd retry`) is judged by that."""
 
 Imputer = Callable[[optuna.Study, Sequence[FrozenTrial]], list[FrozenTrial]]
 """(study, all its trials) -> the trials as a sampler is to see them."""
@@ -49,22 +51,33 @@ class GpSampler(optuna.samplers.GPSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return super().sample_relative(_seen(study, as_complete), trial, search_space)
+        impute = functools.partial(as_complete, names=search_space.keys())
+        return super().sample_relative(_seen(study, impute), trial, search_space)
 
 
 def as_pruned(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that failed by their configuration become pruned ones that reported nothing."""
+    """Trials that failed by their configuration become pruned ones that reported nothing.
+
+    Before there is any result as well: where students survive is worth knowing first.
+    """
+    failed = _failed(trials)
     return [
-        _changed(trial, TrialState.PRUNED, intermediate_values={}) if _failed(trial) else trial
+        _changed(trial, TrialState.PRUNED, intermediate_values={})
+        if trial.number in failed
+        else trial
         for trial in trials
     ]
 
 
-def as_complete(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def as_complete(
+    study: optuna.Study, trials: Sequence[FrozenTrial], names: Set[str] = frozenset()
+) -> list[FrozenTrial]:
     """Trials without a result become complete ones, as bad as the worst of those that have one.
 
-    A pruned trial has its last report where that is better. Before there is a complete trial, and
-    where a trial was not told the constraints that complete ones have, nothing is imputed.
+    A pruned trial has its last report where that is better. Nothing is imputed before there is a
+    complete trial, nor to a trial without these parameters or without the constraints that complete
+    ones were told. With two objectives both are the worst, though a latency is known: a student
+    that failed belongs on no front.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
@@ -75,10 +88,12 @@ def as_complete(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Froz
             study.directions, zip(*(trial.values for trial in complete), strict=True), strict=True
         )
     ]
-    told = complete[0].constraints.keys()
+    told, failed = complete[0].constraints.keys(), _failed(trials)
     return [
         _changed(trial, TrialState.COMPLETE, values=_imputed(study, trial, worst))
-        if (trial.state == TrialState.PRUNED or _failed(trial)) and trial.constraints.keys() == told
+        if (trial.state == TrialState.PRUNED or trial.number in failed)
+        and trial.params.keys() >= names
+        and trial.constraints.keys() == told
         else trial
         for trial in trials
     ]
@@ -91,10 +106,16 @@ def _imputed(study: optuna.Study, trial: FrozenTrial, worst: Sequence[float]) ->
     return [best_of(worst[0], trial.intermediate_values[trial.last_step])]
 
 
-def _failed(trial: FrozenTrial) -> bool:
-    """Whether it failed by its configuration."""
-    failed = trial.state == TrialState.FAIL
-    return failed and trial.user_attrs.get("cause") in BY_CONFIGURATION
+def _failed(trials: Sequence[FrozenTrial]) -> set[int]:
+    """The numbers of those that failed by their configuration and are not tried again."""
+    again = {trial.user_attrs.get("retry_of") for trial in trials}
+    return {
+        trial.number
+        for trial in trials
+        if trial.state == TrialState.FAIL
+        and trial.user_attrs.get("cause") in BY_CONFIGURATION
+        and trial.number not in again
+    }
 
 
 def _changed(trial: FrozenTrial, state: TrialState, **attributes: Any) -> FrozenTrial:
@@ -124,7 +145,8 @@ class _Seen:
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        # samplers read by this method alone, which every study has, that of a bracket as well
-        trials = self._study._get_trials(deepcopy=deepcopy, use_cache=use_cache)
+        # samplers read by this method alone. A bracket of hyperband inherits it and filters its
+        # get_trials only; asked of the class, so that models learn from all brackets for good
+        trials = optuna.Study._get_trials(self._study, deepcopy=deepcopy, use_cache=use_cache)
         seen = self._impute(self._study, trials)
         return [trial for trial in seen if states is None or trial.state in states]

@@ -25,6 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 from igkd_search import imputation, spec, strategies
 from igkd_search.errors import StudyError
 
+_LEARNT = (TrialState.COMPLETE, TrialState.PRUNED)  # what TPE takes for a trial to learn from
+
 
 def suggest(trial: optuna.Trial, study: spec.Study) -> spec.TrialConfig:
     """Ask Optuna for every field of the space; the other fields are the study's [trial]."""
@@ -160,12 +162,18 @@ def proposer(study: spec.Study, trial: optuna.Trial) -> str:
     name, options = study.search.sampler, study.search.sampler_options
     if name in PLANS:
         return "plan"
-    if isinstance(options, strategies.Tpe) and not options.multivariate:
-        # fields that are modelled one by one do not show in relative_params
-        trials = imputation.as_pruned(trial.study, trial.study.get_trials(deepcopy=False))
-        learned = [each.state in (TrialState.COMPLETE, TrialState.PRUNED) for each in trials]
-        return "model" if sum(learned) >= startup_trials(study) else "chance"
-    return "model" if name in MODELS and trial.relative_params else "chance"
+    if name in MODELS and trial.relative_params:
+        return "model"
+    if isinstance(options, strategies.Tpe):
+        # fields that are modelled one by one do not show in relative_params; so all are where
+        # they are asked to be, or while each trial has failed
+        trials = trial.study.get_trials(deepcopy=False)
+        if options.multivariate and any(each.state in _LEARNT for each in trials):
+            return "chance"
+        seen = imputation.as_pruned(trial.study, trials)
+        learnt = sum(each.state in _LEARNT for each in seen)
+        return "model" if learnt >= startup_trials(study) else "chance"
+    return "chance"
 
 
 def sampler(study: spec.Study, slot: int, attempt: int) -> BaseSampler:
