@@ -36,10 +36,15 @@ def _draw_arm(axes: Axes, place: int, arm: Mapping[str, Any], colour: str) -> No
     seeds = sorted(100 * value for value in arm["accuracies"])
     heights = [place - 0.17 - 0.1 * seeds[:index].count(x) for index, x in enumerate(seeds)]
     axes.plot(seeds, heights, "o", ms=5, mfc="none", mec=colour, mew=1.1, alpha=0.9)
-    if arm["low"] is not None:
-        ends = [100 * arm[end] for end in ("low", "high")]
-        axes.plot(ends, [place + 0.13] * 2, "-", color=colour, lw=2, solid_capstyle="butt")
+    _draw_interval(axes, place + 0.13, arm, colour)
     axes.plot(100 * arm["mean"], place + 0.13, "D", ms=6, color=colour)
+
+
+def _draw_interval(axes: Axes, height: float, one: Mapping[str, Any], colour: str) -> None:
+    """A bar from `low` to `high`, no longer than that; none where they are not known."""
+    if one["low"] is not None:
+        ends = [100 * one[end] for end in ("low", "high")]
+        axes.plot(ends, [height] * 2, "-", color=colour, lw=2, solid_capstyle="butt")
 
 
 def _draw_differences(axes: Axes, found: Mapping[str, Any]) -> None:
@@ -47,9 +52,7 @@ def _draw_differences(axes: Axes, found: Mapping[str, Any]) -> None:
     places = {name: place for place, name in enumerate(found["arms"])}
     for one in found["differences"]:
         place, colour = places[one["arm"]], _colour(one["arm"])
-        if one["low"] is not None:
-            ends = [100 * one[end] for end in ("low", "high")]
-            axes.plot(ends, [place] * 2, "-", color=colour, lw=2, solid_capstyle="butt")
+        _draw_interval(axes, place, one, colour)
         fill = colour if ablation_text.is_shown(one, found) else "white"
         axes.plot(100 * one["difference"], place, "D", ms=7, mfc=fill, mec=colour, mew=1.5)
         if one["p_holm"] is not None:

@@ -22,8 +22,8 @@ BY_CONFIGURATION: tuple[Cause, ...] = ("diverged", "out_of_memory")
 """Causes that lie in what was tried, which would most likely fail again; a bug or a dead worker
 says nothing of it. What is tried again (`igkd retry`) is judged by that."""
 
-Imputer = Callable[[optuna.Study, Sequence[FrozenTrial]], list[FrozenTrial]]
-"""(study, all its trials) -> the trials as a sampler is to see them."""
+Imputer = Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]
+"""All trials of a study -> the trials as a sampler is to see them."""
 
 
 class TpeSampler(optuna.samplers.TPESampler):
@@ -51,11 +51,12 @@ class GpSampler(optuna.samplers.GPSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        impute = functools.partial(as_complete, names=search_space.keys())
+        names = search_space.keys()
+        impute = functools.partial(as_complete, directions=study.directions, names=names)
         return super().sample_relative(_seen(study, impute), trial, search_space)
 
 
-def as_pruned(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def as_pruned(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Trials that failed by their configuration become pruned ones that reported nothing.
 
     Before there is any result as well: where students survive is worth knowing first.
@@ -70,7 +71,9 @@ def as_pruned(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[Frozen
 
 
 def as_complete(
-    study: optuna.Study, trials: Sequence[FrozenTrial], names: Set[str] = frozenset()
+    trials: Sequence[FrozenTrial],
+    directions: Sequence[StudyDirection],
+    names: Set[str] = frozenset(),
 ) -> list[FrozenTrial]:
     """Trials without a result become complete ones, as bad as the worst of those that have one.
 
@@ -82,15 +85,14 @@ def as_complete(
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         return list(trials)
+    results = zip(*(trial.values for trial in complete), strict=True)
     worst = [
         (min if direction == StudyDirection.MAXIMIZE else max)(values)
-        for direction, values in zip(
-            study.directions, zip(*(trial.values for trial in complete), strict=True), strict=True
-        )
+        for direction, values in zip(directions, results, strict=True)
     ]
     told, failed = complete[0].constraints.keys(), _failed(trials)
     return [
-        _changed(trial, TrialState.COMPLETE, values=_imputed(study, trial, worst))
+        _changed(trial, TrialState.COMPLETE, values=_imputed(trial, directions, worst))
         if (trial.state == TrialState.PRUNED or trial.number in failed)
         and trial.params.keys() >= names
         and trial.constraints.keys() == told
@@ -99,16 +101,18 @@ def as_complete(
     ]
 
 
-def _imputed(study: optuna.Study, trial: FrozenTrial, worst: Sequence[float]) -> list[float]:
+def _imputed(
+    trial: FrozenTrial, directions: Sequence[StudyDirection], worst: Sequence[float]
+) -> list[float]:
     if trial.state != TrialState.PRUNED or trial.last_step is None:
         return list(worst)
-    best_of = max if study.direction == StudyDirection.MAXIMIZE else min
+    best_of = max if directions[0] == StudyDirection.MAXIMIZE else min  # two are not pruned
     return [best_of(worst[0], trial.intermediate_values[trial.last_step])]
 
 
 def _failed(trials: Sequence[FrozenTrial]) -> set[int]:
     """The numbers of those that failed by their configuration and are not tried again."""
-    again = {trial.user_attrs.get("retry_of") for trial in trials}
+    again = tried_again(trials)
     return {
         trial.number
         for trial in trials
@@ -116,6 +120,12 @@ def _failed(trials: Sequence[FrozenTrial]) -> set[int]:
         and trial.user_attrs.get("cause") in BY_CONFIGURATION
         and trial.number not in again
     }
+
+
+def tried_again(trials: Sequence[FrozenTrial]) -> set[int]:
+    """The numbers of the trials of which another one is a retry."""
+    of = (trial.user_attrs.get("retry_of") for trial in trials)
+    return {number for number in of if number is not None}
 
 
 def _changed(trial: FrozenTrial, state: TrialState, **attributes: Any) -> FrozenTrial:
@@ -148,5 +158,5 @@ class _Seen:
         # samplers read by this method alone. A bracket of hyperband inherits it and filters its
         # get_trials only; asked of the class, so that models learn from all brackets for good
         trials = optuna.Study._get_trials(self._study, deepcopy=deepcopy, use_cache=use_cache)
-        seen = self._impute(self._study, trials)
+        seen = self._impute(trials)
         return [trial for trial in seen if states is None or trial.state in states]

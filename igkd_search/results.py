@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from igkd_search import database, documents, searches, slots, spec
+from igkd_search import database, documents, imputation, searches, slots, spec
 from igkd_search.errors import StorageError
 
 
@@ -60,7 +60,7 @@ def rows(study: optuna.Study) -> list[Row]:
     neither counts among the failed.
     """
     trials = study.get_trials(deepcopy=False)
-    again = {trial.user_attrs.get("retry_of") for trial in trials}
+    again = imputation.tried_again(trials)
     found = [_row(trial) for trial in trials]
     return [_retried(row) if row.number in again else row for row in found]
 

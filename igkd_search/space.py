@@ -164,16 +164,15 @@ def proposer(study: spec.Study, trial: optuna.Trial) -> str:
         return "plan"
     if name in MODELS and trial.relative_params:
         return "model"
-    if isinstance(options, strategies.Tpe):
-        # fields that are modelled one by one do not show in relative_params; so all are where
-        # they are asked to be, or while each trial has failed
-        trials = trial.study.get_trials(deepcopy=False)
-        if options.multivariate and any(each.state in _LEARNT for each in trials):
-            return "chance"
-        seen = imputation.as_pruned(trial.study, trials)
-        learnt = sum(each.state in _LEARNT for each in seen)
-        return "model" if learnt >= startup_trials(study) else "chance"
-    return "chance"
+    if not isinstance(options, strategies.Tpe):
+        return "chance"
+    # fields that are modelled one by one do not show in relative_params; so all are where they are
+    # asked to be, or while each trial has failed
+    trials = trial.study.get_trials(deepcopy=False)
+    if options.multivariate and any(each.state in _LEARNT for each in trials):
+        return "chance"
+    learnt = sum(each.state in _LEARNT for each in imputation.as_pruned(trials))
+    return "model" if learnt >= startup_trials(study) else "chance"
 
 
 def sampler(study: spec.Study, slot: int, attempt: int) -> BaseSampler:

@@ -47,7 +47,7 @@ def study_of(
 
 def completed(study: optuna.Study) -> list[list[float] | None]:
     """The values of what is seen as complete; None for all else."""
-    seen = imputation.as_complete(study, study.trials)
+    seen = imputation.as_complete(study.trials, study.directions)
     return [trial.values if trial.state == TrialState.COMPLETE else None for trial in seen]
 
 
@@ -66,7 +66,7 @@ def test_a_configuration_that_fails_has_the_worst_result(
     # whatever it had reported before: it would have ended without a result again
     last = failed(cause, intermediate_values={1: 0.99})
     assert completed(study_of(complete(0.9), complete(0.6), last))[-1] == seen
-    state = imputation.as_pruned(study_of(last), [last])[0]
+    state = imputation.as_pruned([last])[0]
     assert (state.state == TrialState.PRUNED) == (seen is not None)
     assert not state.intermediate_values or seen is None
 
@@ -100,22 +100,24 @@ def test_of_a_trial_that_is_tried_again_the_second_try_counts_alone(
     second.set_user_attr("retry_of", 1)
     study = study_of(complete(0.9), first, second)
     assert completed(study) == seen
-    states = [trial.state for trial in imputation.as_pruned(study, study.trials)]
+    states = [trial.state for trial in imputation.as_pruned(study.trials)]
     assert states[1] == TrialState.FAIL and states[2] != TrialState.FAIL
 
 
 def test_a_trial_without_the_fields_that_are_modelled_teaches_nothing() -> None:
     study = study_of(complete(0.9), failed("diverged"))
     names = {"x": frozenset({"x"}), "y": frozenset({"x", "y"})}
-    seen = {key: imputation.as_complete(study, study.trials, names[key])[1] for key in names}
+    seen = {
+        key: imputation.as_complete(study.trials, study.directions, names[key])[1] for key in names
+    }
     assert (seen["x"].state, seen["y"].state) == (TrialState.COMPLETE, TrialState.FAIL)
 
 
 def test_what_is_kept_stays_as_it_was() -> None:
     study = study_of(complete(0.9), pruned(0.4), failed("diverged", intermediate_values={1: 0.3}))
     shared = study.get_trials(deepcopy=False)
-    for impute in (imputation.as_complete, imputation.as_pruned):
-        impute(study, shared)
+    imputation.as_complete(shared, study.directions)
+    imputation.as_pruned(shared)
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     assert [trial.state for trial in shared] == states
     assert shared[1].values is None and shared[2].intermediate_values == {1: 0.3}

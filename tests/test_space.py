@@ -453,27 +453,25 @@ def test_a_constraint_that_is_met_disturbs_no_sampler(sampler: str) -> None:
     assert workers.studies[0].best_trial.state == TrialState.COMPLETE
 
 
-def test_fields_that_are_modelled_one_by_one_are_the_models_too() -> None:
-    options = {"multivariate": False, "n_startup_trials": 3}
-    study = study_of(NUMBERS, sampler_options=options, pruner="none")
+@pytest.mark.parametrize(
+    ("options", "failing", "proposed"),
+    [
+        ({"multivariate": False}, [1], ["chance"] * 3 + ["model"] * 2),
+        # before there is a result fields are modelled one by one even so
+        ({}, [0, 1, 2, 3, 5], ["chance"] * 3 + ["model"] * 3),
+    ],
+)
+def test_fields_that_are_modelled_one_by_one_are_the_models_too(
+    options: dict[str, bool], failing: list[int], proposed: list[str]
+) -> None:
+    study = study_of(NUMBERS, sampler_options={"n_startup_trials": 3, **options}, pruner="none")
     workers, by = Workers(study), []
-    for slot in range(5):
+    for slot in range(len(proposed)):
         trial = workers.claim(slot)
         by.append(space.proposer(study, trial))
         config = space.suggest(trial, study)
-        (workers.fail if slot == 1 else workers.finish)(trial, config)
-    assert by == ["chance"] * 3 + ["model"] * 2
-
-
-def test_while_every_trial_fails_fields_are_modelled_one_by_one() -> None:
-    study = study_of(NUMBERS, sampler_options={"n_startup_trials": 3}, pruner="none")
-    workers, by = Workers(study), []
-    for slot in range(6):
-        trial = workers.claim(slot)
-        by.append(space.proposer(study, trial))
-        config = space.suggest(trial, study)
-        (workers.finish if slot == 4 else workers.fail)(trial, config)
-    assert by == ["chance"] * 3 + ["model"] * 3
+        (workers.fail if slot in failing else workers.finish)(trial, config)
+    assert by == proposed
 
 
 NAMES = ["mobilenet_v2-3-x0.5", "mobilenet_v2-7", "mobilenet_v2-11"]
